@@ -1,0 +1,245 @@
+//! `spec`: what the user asks for. Defaults are those that a careful administrator would have chosen.
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::DatabaseReplicationStatus;
+
+/// Gives a database that already runs in this namespace its replicas, in place, and takes them away again.
+///
+/// The source stays where it is: one StatefulSet with one pod. While `enabled` is true the operator keeps `replicas` read-only copies of it in
+/// step; set `enabled` to false, or delete the resource, and every change on the source is undone.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "understudy.dev",
+    version = "v1alpha1",
+    kind = "DatabaseReplication",
+    plural = "databasereplications",
+    singular = "databasereplication",
+    shortname = "dbrep",
+    namespaced,
+    status = "DatabaseReplicationStatus",
+    doc = "Gives a database that already runs in this namespace its replicas, in place, and takes them away again. The source stays where it is: one StatefulSet with one pod. Set `enabled: false`, or delete the resource, and every change made on the source is undone.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
+        .message("metadata.name becomes part of Service names: at most 40 lower-case letters, digits and '-', starting with a letter, without dots"),
+    printcolumn(name = "Engine", type_ = "string", json_path = ".spec.engine"),
+    printcolumn(name = "Source", type_ = "string", json_path = ".spec.source.statefulSetRef.name"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#, description = "True: data written to the source after the restore was seen on every replica"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Replicas", type_ = "string", json_path = ".status.replicaCount", description = "Replicas in step, of those asked for"),
+    printcolumn(name = "Lag", type_ = "string", json_path = ".status.lag", description = "How far the slowest replica is behind"),
+    printcolumn(name = "Since", type_ = "date", json_path = r#".status.conditions[?(@.type=="Ready")].lastTransitionTime"#, description = "Since when Ready has this value"),
+    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.replicas) != has(self.target)")
+        .message("set exactly one of `replicas` (read-only copies made in this namespace) and `target` (an existing StatefulSet that becomes the copy)"),
+    validation = Rule::new("!has(self.target)")
+        .message("`target` is not supported by this version of Understudy: use `replicas`, which makes the copies in this namespace")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseReplicationSpec {
+    /// The database engine of the source. Cannot be changed.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("engine cannot be changed: delete this resource and create another"))]
+    pub engine: EngineKind,
+
+    /// The database that already runs: the one that keeps taking writes.
+    pub source: Source,
+
+    /// How many read-only replicas to keep, made one after the other. Exactly one of `replicas` and `target` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: Option<u32>,
+
+    /// An existing StatefulSet that becomes the replica. Not supported by this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+
+    /// Where the full backup goes that is taken before anything else. It seeds the replicas and is kept.
+    pub backup: Backup,
+
+    /// ConfigMaps that receive the replica variables, for example `POSTGRESQL_SLAVE_ADDRESSES_INT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
+
+    /// false: back to a stand-alone database; the replicas go, the source is as it was before, and this resource stays. Default: true.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+
+    /// true: the operator keeps its hands off: what runs goes on running, and nothing is created, changed or removed. Default: false.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// true: check everything and say in the status what would be done, and change nothing. Default: false.
+    #[serde(default)]
+    pub dry_run: bool,
+
+    /// How the replicas differ from the source's pod, whose template they otherwise follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_template: Option<ReplicaTemplate>,
+
+    /// What becomes of the volumes of replicas and backup when a replica is removed: `Retain` keeps them, without an owner; `Delete` deletes them. Default: Retain.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A database engine.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// PostgreSQL 13 and later; streaming replication with a physical slot for each replica.
+    PostgreSQL,
+}
+
+/// The source: a StatefulSet of one pod in the namespace of the resource.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// The StatefulSet that runs the database. Cannot be changed.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("source.statefulSetRef cannot be changed: delete this resource and create another"))]
+    pub stateful_set_ref: ObjectName,
+
+    /// The administrator of the database: for PostgreSQL a superuser.
+    pub credentials: Credentials,
+
+    /// The container that runs the database, where it cannot be told from its port. Default: the one that names `port`, or the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+
+    /// The port that the database listens on. Default: the engine's own (PostgreSQL: 5432).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+
+    /// The database that the operator connects to. Default: the engine's maintenance database (PostgreSQL: postgres).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+}
+
+/// The name of an object in the namespace of the resource.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct ObjectName {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Where user name and password stand.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(
+    validation = Rule::new("!(has(self.username) && has(self.usernameKey))")
+        .message("set at most one of `username` (the name itself) and `usernameKey` (the Secret's key that holds it)")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Credentials {
+    /// The Secret that holds the password, in the namespace of the resource.
+    pub secret_ref: ObjectName,
+
+    /// The Secret's key that holds the user name. Default: `username`, or the engine's usual administrator (PostgreSQL: postgres) if the Secret has no such key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_key: Option<String>,
+
+    /// The user name itself, for Secrets that hold a password only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+
+    /// The Secret's key that holds the password. Default: `password`.
+    #[serde(default = "password_key")]
+    pub password_key: String,
+}
+
+fn password_key() -> String {
+    "password".to_owned()
+}
+
+/// An existing StatefulSet that becomes the replica.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// The StatefulSet that runs the target's database.
+    pub stateful_set_ref: ObjectName,
+}
+
+/// The full backup.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Backup {
+    /// The volume that the backup is written to.
+    pub volume: Storage,
+}
+
+/// A volume to be claimed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// Size of the volume, for example `20Gi`: at least twice the size of the data.
+    pub size: Quantity,
+
+    /// StorageClass of the volume. Default: the cluster's default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+}
+
+/// Which objects receive the variables.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Environment {
+    /// ConfigMaps that receive the variables; they must exist. Only our own keys in them are touched.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub config_maps: Vec<EnvironmentObject>,
+}
+
+/// One object that receives the variables.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct EnvironmentObject {
+    /// Name of the object, in the namespace of the resource.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// What the variables begin with. Default: the engine's name in capitals (`POSTGRESQL`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub prefix: Option<String>,
+}
+
+/// How replicas differ from the source's pod.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaTemplate {
+    /// The replica's volume. Default: size and class of the source's volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+
+    /// Resources of the database container. Default: those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Nodes that the replicas may run on. Default: those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+
+    /// Affinity of the replicas. Default: away from the source and from each other, where there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// Taints that the replicas tolerate. Default: those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerations: Option<Vec<Toleration>>,
+}
+
+/// What becomes of volumes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DeletionPolicy {
+    /// Volumes are kept; their owner reference is removed.
+    #[default]
+    Retain,
+    /// Volumes are deleted.
+    Delete,
+}

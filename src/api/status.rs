@@ -1,0 +1,189 @@
+//! `status`: what the operator answers. Nothing in it ticks: an idle cluster sees no writes.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// What is true of the replication now, and the record of what was changed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DatabaseReplicationStatus {
+    /// The generation of the spec that this status answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// One word for people; programs read the conditions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+
+    /// Replicas in step, of those asked for, for example `1/2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica_count: Option<String>,
+
+    /// How far the slowest replica is behind the source, in coarse steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<String>,
+
+    /// `Ready`, `Reconciling` and `Stalled` as kstatus reads them, and one for each part: `Preflight`, `SourceConfigured`, `BackupTaken`, `ReplicasInSync`, `EnvironmentCurrent`.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// What the operator would do: filled by `dryRun`, empty otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub would_do: Vec<String>,
+
+    /// Names everything that belongs to this enabling, on the source and in the namespace; written before the first change, removed after the last was undone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enablement: Option<String>,
+
+    /// The source, and what was changed on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
+
+    /// The full backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
+
+    /// One entry for each replica.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub replicas: Vec<ReplicaStatus>,
+
+    /// Values that keys of ConfigMaps had before they were ours.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub environment: Vec<EnvironmentRecord>,
+
+    /// How the source's clients are disturbed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Disruption>,
+}
+
+/// One word for people.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Something is missing or wrong; the condition `Ready` says what, and what to do.
+    Blocked,
+    /// `dryRun`: everything was checked, nothing was changed.
+    DryRun,
+    /// `suspend`: hands off.
+    Suspended,
+    /// The source gets its replication role, slot and rule.
+    Configuring,
+    /// The full backup is being taken.
+    BackingUp,
+    /// A backup is being restored into a replica's volume.
+    Restoring,
+    /// A replica starts and catches up.
+    CatchingUp,
+    /// Every replica has shown data that was written after its restore.
+    Ready,
+    /// A replica that was in step is not, or the source can't be reached.
+    Degraded,
+    /// Replicas are being removed and the source's changes undone.
+    Disabling,
+    /// The source is a stand-alone database, as it was before.
+    Standalone,
+}
+
+/// The source as it was found, and the record of changes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SourceStatus {
+    /// Version of the server.
+    pub version: String,
+    /// Name under which clients inside the cluster reach it.
+    pub address: String,
+    /// Size of the data when it was checked before the backup, in bytes.
+    pub data_bytes: i64,
+    /// What is changed on the server for the replication, and the value before; recorded before it is changed.
+    pub changes: Vec<Change>,
+}
+
+/// One change on a server that the user owns.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// What is changed, for example `setting max_slot_wal_keep_size` or `role understudy_k3x9q2ab`.
+    pub what: String,
+    /// The value before; none where it did not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// The value that it is given.
+    pub after: String,
+}
+
+/// The full backup.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackupStatus {
+    /// Counts the backups of this enabling, from 1.
+    pub sequence: u32,
+    /// The claim of the volume that holds it.
+    pub claim: String,
+    /// Directory on that volume.
+    pub directory: String,
+    /// `Running` or `Complete`.
+    pub state: String,
+    /// Progress of the copy in percent, from the server's own view, in steps of ten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    /// Bytes copied so far, or bytes of the whole when complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// SHA-256 of the backup's list of files, which itself holds a SHA-256 for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+    /// When it was complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+}
+
+/// One replica.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaStatus {
+    /// Name of its StatefulSet and of its Service.
+    pub name: String,
+    /// Name under which clients inside the cluster reach it.
+    pub address: String,
+    /// `Restoring`, `Starting`, `CatchingUp`, `InSync`, `NotReplicating`, `Lost` or `Removing`.
+    pub state: String,
+    /// Role that the server itself reports: `replica` or `primary`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// How far it is behind, in coarse steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<String>,
+    /// The position in the source's log that was written after the restore and looked for here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof_position: Option<String>,
+    /// When that position was seen here: since then the replica counts as proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_at: Option<Time>,
+}
+
+/// The value that a key of a ConfigMap had before.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvironmentRecord {
+    /// Name of the ConfigMap.
+    pub config_map: String,
+    /// The key.
+    pub key: String,
+    /// The value before; none where the key did not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+}
+
+/// How the source's clients are disturbed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Disruption {
+    /// What was said before anything was touched.
+    pub expected: String,
+    /// Restarts of the source's pod since enabling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<String>,
+}

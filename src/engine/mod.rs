@@ -1,0 +1,249 @@
+//! The seam between the controller and the database engines: two traits, and the values that cross it.
+//!
+//! `Engine` is pure: it knows ports, names, commands, and which steps lead from the facts to what is wanted. `Session` talks to one server: it reads
+//! facts and executes one step. A further engine is one folder here and one line in [`crate::controller::dispatch`]; nothing outside this folder
+//! asks which engine it is.
+
+pub mod postgresql;
+
+use std::fmt::{Debug, Display};
+use std::future::Future;
+
+/// Where a server is, and who to be there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address or name of the host.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The database to connect to.
+    pub database: String,
+    /// Name of the administrator.
+    pub username: String,
+    /// Password of the administrator. Never printed.
+    pub password: String,
+}
+
+impl Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}:{}/{}", self.username, self.host, self.port, self.database)
+    }
+}
+
+/// Why a server did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum SessionError {
+    /// No connection, or it broke: a fact about the network or the server, not about the request.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server answered that this user or password will not do.
+    #[error("{0}")]
+    Refused(String),
+    /// The server executed the request and it failed.
+    #[error("{doing}: {message}")]
+    Failed {
+        /// What was being done, in words.
+        doing: String,
+        /// The server's own message.
+        message: String,
+    },
+}
+
+/// Something that preflight found and that keeps the replication from being set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The reason of the condition: one word in CamelCase.
+    pub reason: &'static str,
+    /// What is wrong, with the numbers.
+    pub message: String,
+    /// What the user can do.
+    pub remedy: String,
+}
+
+impl Finding {
+    /// A finding from its three parts.
+    pub fn new(reason: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// Names of what one enabling owns on a source. Lower-case letters, digits and `_` only, so that no engine has to quote them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity(String);
+
+impl Identity {
+    /// From the word recorded in `status.enablement`; none if it is not 8 lower-case letters and digits.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        (word.len() == 8 && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())).then(|| Self(word.to_owned()))
+    }
+
+    /// The word itself.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        &self.0
+    }
+
+    /// Name of the replication role or user.
+    #[must_use]
+    pub fn role(&self) -> String {
+        format!("understudy_{}", self.0)
+    }
+
+    /// Name of what holds the source's log for replica `number`.
+    #[must_use]
+    pub fn slot(&self, number: u32) -> String {
+        format!("understudy_{}_{number}", self.0)
+    }
+
+    /// The number of the replica that a slot belongs to; none if the slot is not ours.
+    #[must_use]
+    pub fn slot_number(&self, slot: &str) -> Option<u32> {
+        slot.strip_prefix(&self.role())?.strip_prefix('_')?.parse().ok()
+    }
+}
+
+/// A position in an engine's log, comparable within one source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position(pub u64);
+
+/// What every engine can say about a source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SourceSummary {
+    /// Version of the server, as people write it.
+    pub version: String,
+    /// Size of all data, in bytes.
+    pub data_bytes: u64,
+    /// The directory that holds the data, as the server knows it.
+    pub data_directory: String,
+    /// Numeric user and group of the server process.
+    pub owner: (u32, u32),
+    /// The last position written.
+    pub position: Position,
+    /// The oldest position that a replica could still continue from without anything held for it.
+    pub oldest_available: Position,
+    /// Progress of a backup that runs now: bytes copied, and bytes in all where the server knows.
+    pub backup_progress: Option<(u64, Option<u64>)>,
+    /// Replicas for which the source holds its log, by number, and whether what they need is still there.
+    pub held: Vec<(u32, Held)>,
+}
+
+/// Whether the source still has what a replica needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Everything since the last position that the replica confirmed.
+    Kept,
+    /// No longer: the replica must be seeded anew.
+    Lost,
+}
+
+/// What every engine can say about a replica's server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReplicaSummary {
+    /// It takes no writes.
+    pub read_only: bool,
+    /// It receives from the source at this moment.
+    pub streaming: bool,
+    /// The last position that it has applied.
+    pub applied: Position,
+    /// The last position that it has received.
+    pub received: Position,
+    /// What keeps it from applying, in the engine's own words.
+    pub trouble: Option<String>,
+}
+
+/// What is wanted of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedSource {
+    /// Names of what is ours.
+    pub identity: Identity,
+    /// Numbers of the replicas for which the log is held.
+    pub replicas: Vec<u32>,
+    /// Limit for what is held, in bytes, where the server has no limit of its own.
+    pub retention_limit: u64,
+    /// Prove that the replication login works: before the backup, when nothing uses it yet.
+    pub prove_login: bool,
+}
+
+/// The pure half of an engine.
+pub trait Engine: Send + Sync + 'static {
+    /// What a session reads from a source.
+    type SourceFacts: Clone + Debug + PartialEq + Send + Sync;
+    /// One step on a source. `Display` is shown to people and logged, and holds no secret.
+    type Step: Clone + Debug + Display + PartialEq + Send + Sync;
+    /// The half that talks.
+    type Session: Session<SourceFacts = Self::SourceFacts, Step = Self::Step>;
+
+    /// The engine's name as in `spec.engine`.
+    const NAME: &'static str;
+    /// Default port.
+    const PORT: u16;
+    /// Default database to connect to.
+    const DATABASE: &'static str;
+    /// Usual name of the administrator.
+    const ADMINISTRATOR: &'static str;
+    /// Default prefix of the variables.
+    const PREFIX: &'static str;
+
+    /// What the controller needs of a source's facts.
+    fn summary(facts: &Self::SourceFacts) -> SourceSummary;
+
+    /// Everything on the server that keeps replication from being set up; all at once.
+    fn preflight(facts: &Self::SourceFacts, wanted: &WantedSource) -> Vec<Finding>;
+
+    /// What the clients of the source will notice, in words.
+    fn expected_disruption(facts: &Self::SourceFacts) -> String;
+
+    /// The steps from what is to what is wanted, in order; empty when it is so already.
+    fn plan_enable(facts: &Self::SourceFacts, wanted: &WantedSource) -> Vec<Self::Step>;
+
+    /// The steps that undo everything of `identity`, in order, from what is and from the recorded changes; empty when nothing is left.
+    fn plan_disable(facts: &Self::SourceFacts, identity: &Identity, recorded: &[crate::api::Change]) -> Vec<Self::Step>;
+
+    /// The record of what a step changes, with the value before; none if it changes nothing that outlives it.
+    fn record(facts: &Self::SourceFacts, step: &Self::Step) -> Option<crate::api::Change>;
+
+    /// A position as people write it.
+    fn format_position(position: Position) -> String;
+
+    /// A position as people write it, read back.
+    fn parse_position(text: &str) -> Option<Position>;
+}
+
+/// A connection to one server of an engine.
+pub trait Session: Sized + Send {
+    /// See [`Engine::SourceFacts`].
+    type SourceFacts;
+    /// See [`Engine::Step`].
+    type Step;
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`SessionError::Unreachable`] without an answer within 3 seconds, [`SessionError::Refused`] if the login is rejected.
+    fn connect(endpoint: &Endpoint) -> impl Future<Output = Result<Self, SessionError>> + Send;
+
+    /// Reads everything that planning needs of a source; `identity` is that of the enabling, if there is one already. Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever the server answers; lack of privilege is a fact, not an error.
+    fn observe_source(&mut self, identity: Option<&Identity>) -> impl Future<Output = Result<Self::SourceFacts, SessionError>> + Send;
+
+    /// Reads what planning needs of a replica. Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever the server answers.
+    fn observe_replica(&mut self) -> impl Future<Output = Result<ReplicaSummary, SessionError>> + Send;
+
+    /// Executes one step. Executing it again is harmless.
+    ///
+    /// # Errors
+    /// The server's own message; what was done before the failure is found by the next observation.
+    fn execute(&mut self, step: &Self::Step) -> impl Future<Output = Result<(), SessionError>> + Send;
+
+    /// Writes a mark into the source's log that changes no data, and gives the position behind it.
+    ///
+    /// # Errors
+    /// Whatever the server answers.
+    fn write_mark(&mut self) -> impl Future<Output = Result<Position, SessionError>> + Send;
+}

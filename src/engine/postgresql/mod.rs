@@ -1,0 +1,13 @@
+//! PostgreSQL: streaming replication with one role for the source and a physical slot for each replica.
+//!
+//! Rules are cited from the PostgreSQL manual: "Log-Shipping Standby Servers", "The pg_hba.conf File", "Replication" (runtime configuration).
+
+pub mod agent;
+mod facts;
+mod login;
+mod plan;
+mod session;
+
+pub use facts::{HbaRule, SlotFacts, SourceFacts};
+pub use plan::{PostgreSql, Step, hba_line};
+pub use session::PostgreSqlSession;
