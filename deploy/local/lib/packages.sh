@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# Debian packages and the Go compiler: installed, or named with the command that installs them.
+
+# A command or file that proves a package is there, and the package.
+package_table='
+/usr/bin/containerd containerd
+/usr/sbin/runc runc
+/usr/lib/cni/bridge containernetworking-plugins
+ip iproute2
+nft nftables
+conntrack conntrack
+nsenter util-linux
+flock util-linux
+openssl openssl
+/usr/bin/umoci umoci
+/usr/bin/mmdebstrap mmdebstrap
+/bin/busybox busybox-static
+cc gcc
+/usr/include/stdlib.h libc6-dev
+curl curl
+'
+
+missing_packages() {
+	local proof package
+	while read -r proof package; do
+		[ -n "$proof" ] || continue
+		PATH=$PATH:/usr/sbin:/sbin command -v "$proof" >/dev/null 2>&1 || [ -e "$proof" ] || printf '%s\n' "$package"
+	done <<<"$package_table" | sort -u | tr '\n' ' '
+}
+
+ensure_packages() {
+	local missing policy=/usr/sbin/policy-rc.d made_policy='' had_containerd='' log=$cache/apt.log
+	missing=$(missing_packages)
+	if [ -n "$missing" ]; then
+		command -v apt-get >/dev/null || fail "missing, and this is no Debian to install them on: $missing"
+		[ "$(id -u)" -eq 0 ] || fail "missing tools; install them with: sudo apt-get install --no-install-recommends $missing"
+		say "installing $missing"
+		# The system's own containerd must not be started by its installation, nor at the next boot.
+		if [ ! -e "$policy" ]; then
+			printf '#!/bin/sh\nexit 101\n' >"$policy"
+			chmod 755 "$policy"
+			made_policy=yes
+		fi
+		[ ! -e /usr/bin/containerd ] || had_containerd=yes
+		# shellcheck disable=SC2086 # a list
+		if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1; then
+			[ -z "$made_policy" ] || rm -f "$policy"
+			fail_with_log "installing packages" "$log"
+		fi
+		[ -z "$made_policy" ] || rm -f "$policy"
+		if [ -z "$had_containerd" ] && [ -d /run/systemd/system ]; then
+			systemctl disable --now containerd.service >>"$log" 2>&1 || true
+		fi
+	fi
+	command -v go >/dev/null || fail "no Go compiler (1.24 or newer) on PATH; on Debian: sudo apt-get install golang"
+}
