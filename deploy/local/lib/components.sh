@@ -7,10 +7,12 @@ bin=$state/bin pki=$state/pki config=$state/config
 # In the order in which they are started; `down` goes the other way.
 parts=(etcd kube-apiserver containerd kube-controller-manager kube-scheduler kubelet kube-proxy coredns local-path-provisioner)
 
-# render NAME: config/NAME of this directory, its @PLACEHOLDERS@ filled in. Only a difference is written.
+# render NAME: config/NAME of this directory, its @PLACEHOLDERS@ filled in. Only a difference is written: kube-proxy ends
+# when its file is touched.
 render() {
 	sed -e "s|@STATE@|$state|g" -e "s|@RUN@|$run|g" -e "s|@PKI@|$pki|g" -e "s|@NODE_IP@|$node_ip|g" \
-		-e "s|@NODE_NAME@|$node_name|g" -e "s|@POD_RANGE@|$pod_range|g" "$here/config/$1" >"$config/$1"
+		-e "s|@NODE_NAME@|$node_name|g" -e "s|@POD_RANGE@|$pod_range|g" "$here/config/$1" >"$config/.new"
+	cmp -s "$config/.new" "$config/$1" || mv "$config/.new" "$config/$1"
 }
 
 write_config() {
@@ -19,7 +21,9 @@ write_config() {
 		render "${file##*/}"
 	done
 	mkdir -p "$state/cni"
-	cp "$config/cni.conflist" "$state/cni/10-understudy.conflist"
+	rm -f "$config/.new"
+	cmp -s "$config/cni.conflist" "$state/cni/10-understudy.conflist" ||
+		cp "$config/cni.conflist" "$state/cni/10-understudy.conflist"
 }
 
 start_etcd() {

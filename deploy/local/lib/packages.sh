@@ -17,6 +17,7 @@ openssl openssl
 /bin/busybox busybox-static
 cc gcc
 /usr/include/stdlib.h libc6-dev
+readelf binutils
 curl curl
 '
 

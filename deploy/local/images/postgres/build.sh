@@ -24,7 +24,7 @@ chroot "$1" localedef -i en_US -c -f UTF-8 -A /usr/share/locale/locale.alias en_
 cd "$1"
 rm -rf usr/share/doc/* usr/share/man/* usr/share/info/* usr/share/i18n usr/share/locale/[a-z]*_* usr/share/locale/[a-z][a-z] \
 	usr/lib/postgresql/*/lib/bitcode usr/lib/postgresql/*/lib/llvmjit* usr/lib/*/libLLVM* usr/lib/llvm* usr/lib/*/libz3* \
-	var/lib/apt/lists/* var/cache/apt/* var/cache/debconf/* var/log/* etc/ssl/private/* usr/share/perl/*/unicore/lib \
+	var/lib/apt/lists/* var/cache/apt/* var/cache/debconf/* var/log/* etc/ssl/private/* \
 	etc/apt/sources.list etc/apt/sources.list.d/* etc/apt/apt.conf.d/99mmdebstrap etc/apt/trusted.gpg.d/*
 chmod 1777 tmp
 SH
@@ -42,7 +42,8 @@ rm "$out/before" "$out/after"
 sample=$root/usr/share/postgresql/$major/postgresql.conf.sample
 sed -i "s/^#listen_addresses = .*/listen_addresses = '*'/" "$sample"
 grep -q "^listen_addresses = '\*'" "$sample"
-install -d -o 999 -g 999 -m 3777 "$root/var/run/postgresql"
+# Not by its other name, var/run: that is a link to the /run of whoever follows it.
+install -d -o 999 -g 999 -m 3777 "$root/run/postgresql"
 rm -rf "$root/var/lib/postgresql"
 install -d -o 999 -g 999 -m 1777 "$root/var/lib/postgresql"
 install -d -o 999 -g 999 -m 1777 "$root/var/lib/postgresql/data"
