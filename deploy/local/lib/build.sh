@@ -62,6 +62,9 @@ cached() {
 		mv -T "$temporary" "$final"
 		say "built $name in $((SECONDS - began)) s"
 	fi
+	# What no cluster has used for two weeks is not kept.
+	touch "$final"
+	find "$cache" -maxdepth 1 -type d -name "$name-????????????????" -mtime +14 -exec rm -rf {} +
 	printf '%s' "$final"
 }
 

@@ -44,6 +44,11 @@ hash_of() {
 	(cd "$here" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-16
 }
 
+# Routes are the host's, and `down` ends whatever runs inside.
+outside_only() {
+	[ ! "/proc/self/ns/net" -ef "/run/netns/$netns" ] || fail "$command works from outside the cluster's network; leave its shell first"
+}
+
 in_netns() { nsenter --net="/run/netns/$netns" -- "$@"; }
 
 set_environment() {
@@ -51,6 +56,8 @@ set_environment() {
 	export UNDERSTUDY_CLUSTER_STATE=$state
 	export UNDERSTUDY_NETNS=1
 	export PATH=$state/bin:$here/bin:$PATH
+	# Nothing in there can reach a proxy.
+	unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 }
 
 # enter CMD…: becomes CMD. nsenter and not `ip netns exec`, which remounts /sys and hides the cgroups.

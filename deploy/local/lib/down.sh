@@ -9,6 +9,7 @@ cluster_down() {
 		return
 	fi
 	need_root
+	outside_only
 	take_lock
 	if [ ! -e "$state" ] && [ ! -e "$run" ] && [ ! -e "/run/netns/$netns" ]; then
 		say "there is no local cluster"
@@ -74,14 +75,10 @@ shim_sockets() {
 }
 
 take_away() {
-	local i sockets dir
+	local sockets sandboxes dir
 	sockets=$(shim_sockets || true)
-	# Kubelet first, or it would start again what ends.
-	stop kubelet
-	for ((i = ${#parts[@]} - 1; i >= 0; i--)); do
-		stop "${parts[i]}" &
-	done
-	wait
+	sandboxes=$(ls "$state/containerd/io.containerd.grpc.v1.cri/sandboxes" 2>/dev/null || true)
+	# All at once and without asking: nothing of what they would save is kept.
 	kill_processes
 	unmount_all
 	remove_network
@@ -90,6 +87,9 @@ take_away() {
 	[ -z "$sockets" ] || rm -f $sockets
 	rmdir /run/containerd/s /run/containerd 2>/dev/null || true
 	[ ! -d /var/log/containers ] || find /var/log/containers -lname "$state/*" -delete
+	for dir in $sandboxes; do
+		rm -f "/var/lib/cni/results/cni-loopback-$dir"-*
+	done
 	rm -f /var/lib/cni/results/understudy-* /var/lib/kubelet/device-plugins/kubelet_internal_checkpoint
 	if [ -e "$run/made" ]; then
 		while read -r dir; do

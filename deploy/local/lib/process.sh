@@ -79,8 +79,8 @@ start() {
 	local group
 	group=$(parts_cgroup)
 	# shellcheck disable=SC2016 # expanded by the inner shell
-	setsid bash -c 'echo $$ >"$1/cgroup.procs"; shift; exec nsenter --net="$@"' start "$group" "/run/netns/$netns" -- "$@" \
-		>>"$log" 2>&1 </dev/null 9>&- &
+	setsid bash -c 'echo $$ >"$1/cgroup.procs"; shift; exec nsenter --net="$@"' start "$group" "/run/netns/$netns" -- \
+		env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@" >>"$log" 2>&1 </dev/null 9>&- &
 	pid=$!
 	disown "$pid"
 	# setsid forks only when it leads a group already, which a background job of a script does not.

@@ -3,7 +3,7 @@
 
 state=${state:?} run=${run:?} cache=${cache:?} netns=${netns:?} here=${here:?}
 
-kubectl_admin() { in_netns "$state/bin/kubectl" --kubeconfig="$state/admin.kubeconfig" "$@"; }
+kubectl_admin() { in_netns env -u https_proxy -u HTTPS_PROXY "$state/bin/kubectl" --kubeconfig="$state/admin.kubeconfig" "$@"; }
 
 reachable_current() {
 	command -v kubectl >/dev/null || fail "CLUSTER=current needs kubectl on PATH"
@@ -44,14 +44,14 @@ node_is_ready() {
 	[ "$(kubectl_admin get node "$node_name" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]
 }
 
-dns_is_ready() { in_netns curl -sf -o /dev/null http://127.0.0.1:8181/ready; }
-scheduler_is_ready() { in_netns curl -skf -o /dev/null https://127.0.0.1:10259/healthz; }
-controllers_are_ready() { in_netns curl -skf -o /dev/null https://127.0.0.1:10257/healthz && kubectl_admin get serviceaccount default; }
-proxy_is_ready() { in_netns curl -sf -o /dev/null http://127.0.0.1:10256/livez; }
+dns_is_ready() { in_netns curl --noproxy "*" -sf -o /dev/null http://127.0.0.1:8181/ready; }
+scheduler_is_ready() { in_netns curl --noproxy "*" -skf -o /dev/null https://127.0.0.1:10259/healthz; }
+controllers_are_ready() { in_netns curl --noproxy "*" -skf -o /dev/null https://127.0.0.1:10257/healthz && kubectl_admin get serviceaccount default; }
+proxy_is_ready() { in_netns curl --noproxy "*" -sf -o /dev/null http://127.0.0.1:10256/livez; }
 
 cluster_build() {
 	ensure_packages
-	[ "$(id -u)" -eq 0 ] || need_root
+	need_root
 	take_lock
 	build_binaries
 	build_images
@@ -65,6 +65,7 @@ cluster_up() {
 	local began=$SECONDS importing
 	ensure_packages
 	need_root
+	outside_only
 	take_lock
 	build_binaries
 	build_images
@@ -80,7 +81,7 @@ cluster_up() {
 	start_containerd
 	prepare_images >"$state/logs/images.log" 2>&1 9>&- &
 	importing=$!
-	await etcd 30 in_netns curl -sf http://127.0.0.1:2379/health
+	await etcd 30 in_netns curl --noproxy "*" -sf http://127.0.0.1:2379/health
 	start_kube_apiserver
 	await kube-apiserver 90 kubectl_admin get --raw /readyz
 	kubectl_admin apply -f "$here/manifests" >"$state/logs/manifests.log" 2>&1 ||
