@@ -53,5 +53,5 @@ ensure_packages() {
 			systemctl disable --now containerd.service >>"$log" 2>&1 || true
 		fi
 	fi
-	command -v go >/dev/null || fail "no Go compiler (1.24 or newer) on PATH; on Debian: sudo apt-get install golang"
+	command -v go >/dev/null || fail "no Go compiler on PATH; 1.24 or newer is needed (Debian 13: sudo apt-get install golang)"
 }
