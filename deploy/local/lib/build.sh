@@ -1,36 +1,9 @@
 # shellcheck shell=bash
-# Binaries from Go modules at pinned versions, kept in the cache under a key of what they are made from.
-
-kubernetes_version=v1.34.4
-recipes=(kubernetes etcd addons local-path-provisioner)
+# The cache: what is built is kept under a key of what it is made from.
 
 recipe_key() {
-	printf '%s %s %s' "$(hash_of "$1" lib/build.sh)" "$(go env GOVERSION)" "$(uname -m)" | sha256sum | cut -c1-16
+	printf '%s %s %s' "$(hash_of "$1" lib/recipes.sh)" "$(go env GOVERSION)" "$(uname -m)" | sha256sum | cut -c1-16
 }
-
-# go_build OUTPUT LDFLAGS PACKAGE…: nothing is downloaded but what go.sum names, and no other toolchain.
-go_build() {
-	local output=$1 ldflags=$2
-	shift 2
-	GOTOOLCHAIN=local GOWORK=off GOFLAGS='-mod=readonly -buildvcs=false' CGO_ENABLED=0 \
-		go build -v -trimpath -ldflags "-s -w $ldflags" -o "$output" "$@"
-}
-
-# build_RECIPE OUTPUT-DIRECTORY, run in the recipe's directory.
-build_kubernetes() {
-	local v=k8s.io/component-base/version number=${kubernetes_version#v}
-	local major=${number%%.*} minor=${number#*.}
-	go_build "$1/" "-X $v.gitVersion=$kubernetes_version -X $v.gitMajor=$major -X $v.gitMinor=${minor%%.*} -X $v.gitTreeState=clean" \
-		k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl}
-}
-
-build_etcd() { go_build "$1/etcd" '' go.etcd.io/etcd/server/v3; }
-
-build_addons() {
-	go_build "$1/" '' ./coredns helm.sh/helm/v3/cmd/helm github.com/yannh/kubeconform/cmd/kubeconform
-}
-
-build_local-path-provisioner() { go_build "$1/" '' github.com/rancher/local-path-provisioner; }
 
 # cached NAME KEY BUILDER…: the directory of NAME's product, built first where it is missing. An interrupted build
 # leaves only a directory with another name, and never counts.
@@ -44,10 +17,13 @@ cached() {
 		mkdir "$temporary"
 		local began=$SECONDS pid
 		say "building $name (log: $log)"
-		"$@" "$temporary" >"$log" 2>&1 9>&- &
+		# In a process group of its own, so that an interruption ends the compiler too.
+		set -m
+		"$@" "$temporary" >"$log" 2>&1 </dev/null 9>&- &
 		pid=$!
+		set +m
 		# shellcheck disable=SC2064
-		trap "kill $pid 2>/dev/null; rm -rf '$temporary'; exit 130" INT TERM
+		trap "kill -- -$pid 2>/dev/null; rm -rf '$temporary'; exit 130" INT TERM
 		while kill -0 "$pid" 2>/dev/null; do
 			sleep 0.3
 			(((SECONDS - began) % 20 == 0 && SECONDS > began)) || continue
