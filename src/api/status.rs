@@ -1,11 +1,11 @@
 //! `status`: what the operator answers. Nothing in it ticks: an idle cluster sees no writes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is true of the replication now, and the record of what was changed.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DatabaseReplicationStatus {
     /// The generation of the spec that this status answers.
@@ -58,7 +58,7 @@ pub struct DatabaseReplicationStatus {
 }
 
 /// One word for people.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Something is missing or wrong; the condition `Ready` says what, and what to do.
     Blocked,
@@ -85,7 +85,7 @@ pub enum Phase {
 }
 
 /// The source as it was found, and the record of changes.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SourceStatus {
     /// Version of the server.
@@ -99,7 +99,7 @@ pub struct SourceStatus {
 }
 
 /// One change on a server that the user owns.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
     /// What is changed, for example `setting max_slot_wal_keep_size` or `role understudy_k3x9q2ab`.
@@ -112,7 +112,7 @@ pub struct Change {
 }
 
 /// The full backup.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackupStatus {
     /// Counts the backups of this enabling, from 1.
@@ -141,7 +141,7 @@ pub struct BackupStatus {
 }
 
 /// One replica.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReplicaStatus {
     /// Name of its StatefulSet and of its Service.
@@ -165,7 +165,7 @@ pub struct ReplicaStatus {
 }
 
 /// The value that a key of a ConfigMap had before.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvironmentRecord {
     /// Name of the ConfigMap.
@@ -178,7 +178,7 @@ pub struct EnvironmentRecord {
 }
 
 /// How the source's clients are disturbed.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Disruption {
     /// What was said before anything was touched.

@@ -112,6 +112,8 @@ pub struct Position(pub u64);
 pub struct SourceSummary {
     /// Version of the server, as people write it.
     pub version: String,
+    /// The part of the version within which a replica's server fits the source's.
+    pub major_version: u32,
     /// Size of all data, in bytes.
     pub data_bytes: u64,
     /// The directory that holds the data, as the server knows it.
@@ -199,6 +201,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The steps that undo everything of `identity`, in order, from what is and from the recorded changes; empty when nothing is left.
     fn plan_disable(facts: &Self::SourceFacts, identity: &Identity, recorded: &[crate::api::Change]) -> Vec<Self::Step>;
+
+    /// The steps that give up what is held for replica `number`; empty when nothing is.
+    fn plan_release(facts: &Self::SourceFacts, identity: &Identity, number: u32) -> Vec<Self::Step>;
+
+    /// What a person does by hand where the source could not be reached while it was to be cleaned.
+    fn undo_by_hand(identity: &Identity, recorded: &[crate::api::Change]) -> String;
 
     /// The record of what a step changes, with the value before; none if it changes nothing that outlives it.
     fn record(facts: &Self::SourceFacts, step: &Self::Step) -> Option<crate::api::Change>;

@@ -4,6 +4,7 @@
 
 pub mod agent;
 mod facts;
+mod hba;
 mod login;
 mod plan;
 mod session;

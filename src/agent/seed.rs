@@ -1,0 +1,126 @@
+//! A replica's data directory: filled from a backup, and told apart from one that is not finished.
+
+use serde::{Deserialize, Serialize};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::files::{copy_tree, sync_directory, sync_file_system, write_durably};
+use super::{AgentError, Restore, check_room};
+
+/// In a data directory that is being filled: everything in it is ours and may be thrown away.
+const RESTORING: &str = "understudy.restoring";
+/// In a data directory that holds a finished restore.
+const SEED: &str = "understudy.seed.json";
+
+/// What a backup is. Written last: without it the backup does not exist.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// The engine.
+    pub engine: String,
+    /// Version of the server.
+    pub version: String,
+    /// Position in the source's log at which the backup is consistent.
+    pub position: String,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// SHA-256 of the list of files, which itself holds a SHA-256 for each.
+    pub checksum: String,
+    /// When it was complete, RFC 3339.
+    pub completed_at: String,
+}
+
+/// What a data directory was restored from.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Seed {
+    /// Directory of the backup.
+    pub backup: String,
+    /// Number of the replica.
+    pub replica: u32,
+    /// Checksum of the backup.
+    pub checksum: String,
+}
+
+/// Reads the manifest of a backup.
+fn manifest(backup: &Path) -> Result<Manifest, AgentError> {
+    let path = backup.join("manifest.json");
+    let text = fs::read(&path).map_err(AgentError::file("there is no finished backup: reading", &path))?;
+    serde_json::from_slice(&text).map_err(|error| AgentError::Refused(format!("{} is not a manifest: {error}", path.display())))
+}
+
+/// The names in a directory that are neither ours nor the file system's own.
+fn foreign(directory: &Path) -> Result<Vec<String>, AgentError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(AgentError::file("reading", directory))? {
+        let name = entry.map_err(AgentError::file("reading", directory))?.file_name().to_string_lossy().into_owned();
+        if name != "lost+found" && name != RESTORING && name != format!("{RESTORING}.partial") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Restores a backup into a data directory, and lets the engine make a replica of it with `finish`. Done before, it is not done again; stopped in the
+/// middle, it starts over.
+///
+/// # Errors
+/// [`AgentError::Refused`] if the directory holds anything that is not our own unfinished work: nothing is touched then.
+pub fn restore(request: &Restore, finish: impl FnOnce(&Restore, &Manifest) -> Result<(), AgentError>) -> Result<(), AgentError> {
+    let backup = request.volume.join(&request.directory);
+    let manifest = manifest(&backup)?;
+    let wanted = Seed { backup: request.directory.clone(), replica: request.replica, checksum: manifest.checksum.clone() };
+    let data = &request.data_directory;
+    let journal = data.join(RESTORING);
+    fs::create_dir_all(data).map_err(AgentError::file("making", data))?;
+    if !journal.exists() {
+        let found = foreign(data)?;
+        if let Ok(text) = fs::read(data.join(SEED)) {
+            return match serde_json::from_slice::<Seed>(&text) {
+                Ok(seed) if seed == wanted => Ok(()),
+                _ => Err(AgentError::Refused(format!("{} holds another restore: nothing was touched", data.display()))),
+            };
+        }
+        if !found.is_empty() {
+            return Err(AgentError::Refused(format!("{} is not empty ({}): nothing was touched", data.display(), found.join(", "))));
+        }
+        write_durably(&journal, 0o600, request.directory.as_bytes())?;
+    }
+    for name in foreign(data)? {
+        let path = data.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(AgentError::file("clearing an unfinished restore:", &path))?;
+    }
+    check_room("the replica's volume", data, manifest.bytes)?;
+    tracing::info!(bytes = manifest.bytes, "copying");
+    let copied = copy_tree(&backup.join("data"), data)?;
+    if copied != manifest.bytes {
+        return Err(AgentError::Refused(format!("{copied} bytes were copied, and the manifest says {}", manifest.bytes)));
+    }
+    finish(request, &manifest)?;
+    // Not ours where the directory is the mount point itself: there the image's entrypoint sets it.
+    if let Err(error) = fs::set_permissions(data, Permissions::from_mode(0o700)) {
+        tracing::warn!(%error, "the mode of the data directory stays");
+    }
+    sync_file_system(data)?;
+    let seed = serde_json::to_vec(&wanted).map_err(|error| AgentError::Refused(error.to_string()))?;
+    write_durably(&data.join(SEED), 0o600, &seed)?;
+    fs::remove_file(&journal).map_err(AgentError::file("removing", &journal))?;
+    sync_directory(data)
+}
+
+/// Succeeds only on a finished restore.
+///
+/// # Errors
+/// [`AgentError::Refused`] otherwise.
+pub fn guard(data: &Path) -> Result<(), AgentError> {
+    let refuse = |why: &str| Err(AgentError::Refused(format!("{} {why}: a server started here would be a new, writable database", data.display())));
+    if data.join(RESTORING).exists() {
+        return refuse("holds an unfinished restore");
+    }
+    if !data.join(SEED).exists() {
+        return refuse("holds no restore");
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The rules of restore and guard, on real directories.
+
+use std::fs;
+use std::path::Path;
+
+use super::seed::{guard, restore};
+use super::{AgentError, EngineName, Manifest, Restore, plain_name};
+use crate::engine::Identity;
+
+fn request(root: &Path) -> Restore {
+    let backup = root.join("backup/k3x9q2ab-1");
+    fs::create_dir_all(backup.join("data/base")).unwrap();
+    fs::write(backup.join("data/PG_VERSION"), "17\n").unwrap();
+    fs::write(backup.join("data/base/1"), "rows").unwrap();
+    let manifest = Manifest {
+        engine: "PostgreSQL".into(),
+        version: "17".into(),
+        position: "0/1".into(),
+        bytes: 7,
+        checksum: "abc".into(),
+        completed_at: "2026-11-24T00:00:00Z".into(),
+    };
+    fs::write(backup.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    Restore {
+        engine: EngineName::PostgreSql,
+        volume: root.join("backup"),
+        directory: "k3x9q2ab-1".into(),
+        data_directory: root.join("volume/pgdata"),
+        identity: Identity::parse("k3x9q2ab").unwrap(),
+        replica: 1,
+        name: "orders-replica-1".into(),
+        primary_host: "orders-primary".into(),
+        primary_port: 5432,
+    }
+}
+
+fn finish(request: &Restore, _: &Manifest) -> Result<(), AgentError> {
+    fs::write(request.data_directory.join("standby.signal"), "").unwrap();
+    Ok(())
+}
+
+#[test]
+fn a_restore_is_guarded_until_it_is_finished_and_not_done_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let data = &request.data_directory;
+    fs::create_dir_all(data).unwrap();
+    assert!(guard(data).is_err(), "an empty volume would become a new database");
+    restore(&request, finish).unwrap();
+    guard(data).unwrap();
+    assert_eq!(fs::read_to_string(data.join("base/1")).unwrap(), "rows");
+    fs::write(data.join("base/1"), "rows written since").unwrap();
+    restore(&request, |_, _| panic!("done twice")).unwrap();
+    assert_eq!(fs::read_to_string(data.join("base/1")).unwrap(), "rows written since");
+}
+
+#[test]
+fn a_restore_that_was_killed_starts_over_and_is_never_served() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let data = &request.data_directory;
+    let killed = restore(&request, |_, _| Err(AgentError::Refused("killed".into())));
+    assert!(killed.is_err());
+    assert!(guard(data).is_err());
+    fs::write(data.join("base/half"), "half a file").unwrap();
+    restore(&request, finish).unwrap();
+    guard(data).unwrap();
+    assert!(!data.join("base/half").exists());
+}
+
+#[test]
+fn data_that_is_not_ours_is_never_touched() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let data = &request.data_directory;
+    fs::create_dir_all(data).unwrap();
+    fs::write(data.join("PG_VERSION"), "17").unwrap();
+    let refused = restore(&request, finish).unwrap_err().to_string();
+    assert!(refused.contains("is not empty (PG_VERSION)"), "{refused}");
+    assert_eq!(fs::read_dir(data).unwrap().count(), 1);
+}
+
+#[test]
+fn another_restore_is_not_overwritten() {
+    let root = tempfile::tempdir().unwrap();
+    let mut request = request(root.path());
+    restore(&request, finish).unwrap();
+    request.replica = 2;
+    assert!(restore(&request, finish).unwrap_err().to_string().contains("another restore"));
+}
+
+#[test]
+fn a_backup_without_manifest_does_not_exist() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    fs::remove_file(root.path().join("backup/k3x9q2ab-1/manifest.json")).unwrap();
+    assert!(restore(&request, finish).unwrap_err().to_string().contains("no finished backup"));
+    assert!(!request.data_directory.exists(), "nothing was touched");
+}
+
+#[test]
+fn a_copy_that_is_not_whole_is_not_finished() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    fs::write(root.path().join("backup/k3x9q2ab-1/data/base/1"), "row").unwrap();
+    assert!(restore(&request, finish).is_err());
+    assert!(guard(&request.data_directory).is_err());
+}
+
+#[test]
+fn links_in_a_backup_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    std::os::unix::fs::symlink("/etc", root.path().join("backup/k3x9q2ab-1/data/link")).unwrap();
+    assert!(restore(&request, finish).unwrap_err().to_string().contains("neither file nor directory"));
+}
+
+#[test]
+fn names_of_directories_stay_where_they_are_put() {
+    for name in ["..", "a/b", "", "/etc", "a b"] {
+        assert!(plain_name(name).is_err(), "{name}");
+    }
+    assert!(plain_name("k3x9q2ab-1").is_ok());
+}

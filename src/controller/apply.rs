@@ -1,0 +1,221 @@
+//! Executes steps. Each is idempotent; the first that fails ends the execution.
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service};
+use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use super::context::Context;
+use super::digest;
+use super::facts::{APPLIED, Subject};
+use super::plan::{Kind, Object, Step};
+use crate::api::{DatabaseReplication, DatabaseReplicationStatus, FIELD_MANAGER, FINALIZER};
+use crate::engine::{Engine, Session, SessionError};
+use crate::resources::labels;
+
+/// Why a step did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused.
+    #[error("{step}: {source}")]
+    Kubernetes {
+        /// The step in words.
+        step: String,
+        /// What it answered.
+        source: Box<kube::Error>,
+    },
+    /// The database refused.
+    #[error("{step}: {source}")]
+    Database {
+        /// The step in words.
+        step: String,
+        /// What it answered.
+        source: SessionError,
+    },
+    /// The resource was changed by somebody else meanwhile: what was planned may no longer be wanted.
+    #[error("the resource has changed meanwhile")]
+    Outdated,
+}
+
+type Named<K> = (Api<K>, String);
+
+struct Applier<'a> {
+    context: &'a Context,
+    subject: &'a Subject,
+}
+
+/// Writes the status if it differs; it holds the record of what the steps will change.
+///
+/// # Errors
+/// [`ApplyError::Outdated`] if the resource was changed meanwhile.
+pub async fn write_status(context: &Context, subject: &Subject, status: &DatabaseReplicationStatus) -> Result<Subject, ApplyError> {
+    if subject.resource.status.as_ref() == Some(status) {
+        return Ok(subject.clone());
+    }
+    let api: Api<DatabaseReplication> = Api::namespaced(context.client.clone(), &subject.names.namespace);
+    let before = serde_json::to_value(&subject.resource.status).unwrap_or_default();
+    let mut changed = serde_json::to_value(status).unwrap_or_default();
+    // A merge patch leaves what it does not name: what is gone has to be named.
+    if let (Some(before), Some(changed)) = (before.as_object(), changed.as_object_mut()) {
+        for key in before.keys().filter(|key| !changed.contains_key(*key)).cloned().collect::<Vec<_>>() {
+            changed.insert(key, serde_json::Value::Null);
+        }
+        for nested in ["source", "backup", "disruption"] {
+            if let (Some(before), Some(changed)) = (before.get(nested).and_then(|v| v.as_object()), changed.get_mut(nested).and_then(|v| v.as_object_mut())) {
+                for key in before.keys().filter(|key| !changed.contains_key(*key)).cloned().collect::<Vec<_>>() {
+                    changed.insert(key, serde_json::Value::Null);
+                }
+            }
+        }
+    }
+    let patch = json!({"metadata": {"resourceVersion": subject.resource.resource_version()}, "status": changed});
+    let written = api.patch_status(&subject.names.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    written_resource(context, subject, "write the status", written)
+}
+
+/// Remembers what the API server answered, so that a cache that is behind does no harm.
+fn written_resource(context: &Context, subject: &Subject, step: &str, written: Result<DatabaseReplication, kube::Error>) -> Result<Subject, ApplyError> {
+    match written {
+        Ok(resource) => {
+            let resource = Arc::new(resource);
+            context.remember(&subject.owner.uid, |memory| memory.written = Some(resource.clone()));
+            Ok(Subject { resource, ..subject.clone() })
+        }
+        Err(kube::Error::Api(answer)) if answer.code == 409 => Err(ApplyError::Outdated),
+        Err(source) => Err(ApplyError::Kubernetes { step: step.to_owned(), source: Box::new(source) }),
+    }
+}
+
+/// Executes the steps in order.
+///
+/// # Errors
+/// That of the first step that fails.
+pub async fn apply<E: Engine>(context: &Context, subject: &Subject, steps: &[Step<E::Step>], session: &mut Option<E::Session>) -> Result<(), ApplyError> {
+    let mut current = subject.clone();
+    for step in steps {
+        tracing::info!(step = %step, replication = %subject.names.name, namespace = %subject.names.namespace, "step begins");
+        let applier = Applier { context, subject: &current };
+        if let Some(written) = applier.execute::<E>(step, session).await? {
+            current = written;
+        }
+        tracing::info!(step = %step, replication = %subject.names.name, namespace = %subject.names.namespace, "step done");
+        context.metrics.step();
+        context.events.step(&subject.resource, step).await;
+    }
+    Ok(())
+}
+
+impl Applier<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.context.client.clone(), &self.subject.names.namespace)
+    }
+
+    async fn execute<E: Engine>(&self, step: &Step<E::Step>, session: &mut Option<E::Session>) -> Result<Option<Subject>, ApplyError> {
+        let failed = |source: kube::Error| ApplyError::Kubernetes { step: step.to_string(), source: Box::new(source) };
+        let database = |source: SessionError| ApplyError::Database { step: step.to_string(), source };
+        let gone = || SessionError::Unreachable("there is no session with the source".to_owned());
+        match step {
+            Step::Hold => return self.finalizers(step.to_string(), true).await.map(Some),
+            Step::Release => return self.finalizers(step.to_string(), false).await.map(Some),
+            Step::Source(inner) => session.as_mut().ok_or_else(gone).map_err(database)?.execute(inner).await.map_err(database)?,
+            Step::Mark(replicas) => {
+                let position = session.as_mut().ok_or_else(gone).map_err(database)?.write_mark().await.map_err(database)?;
+                self.context.remember(&self.subject.owner.uid, |memory| memory.marks.extend(replicas.iter().map(|number| (*number, position))));
+            }
+            Step::Apply(object) => self.apply(object).await.map_err(failed)?,
+            Step::Delete(kind, name) => {
+                let name = name.clone();
+                match kind {
+                    Kind::Claim => {
+                        // A claim that is made anew belongs to a replica that has nothing to show yet.
+                        self.context.remember(&self.subject.owner.uid, |memory| memory.marks.clear());
+                        delete((self.api::<PersistentVolumeClaim>(), name)).await
+                    }
+                    Kind::Service => delete((self.api::<Service>(), name)).await,
+                    Kind::Job => delete((self.api::<Job>(), name)).await,
+                    Kind::StatefulSet => delete((self.api::<StatefulSet>(), name)).await,
+                }
+                .map_err(failed)?;
+            }
+            Step::Keep(name) => self.keep(name).await.map_err(failed)?,
+            Step::Publish { config_map, data } => self.publish(config_map, data).await.map_err(failed)?,
+            Step::Tell { .. } => {}
+        }
+        Ok(None)
+    }
+
+    async fn finalizers(&self, step: String, hold: bool) -> Result<Subject, ApplyError> {
+        let resource = &self.subject.resource;
+        let mut finalizers: Vec<&str> = resource.finalizers().iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
+        if hold {
+            finalizers.push(FINALIZER);
+        }
+        let patch = json!({"metadata": {"resourceVersion": resource.resource_version(), "finalizers": finalizers}});
+        let written = self.api::<DatabaseReplication>().patch(&self.subject.names.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        written_resource(self.context, self.subject, &step, written)
+    }
+
+    async fn apply(&self, object: &Object) -> Result<(), kube::Error> {
+        match object {
+            Object::Claim(claim) => server_side(self.api(), claim.clone()).await,
+            Object::Service(service) => server_side(self.api(), service.clone()).await,
+            Object::Job(job) => server_side(self.api(), (**job).clone()).await,
+            Object::StatefulSet(stateful_set) => server_side(self.api(), (**stateful_set).clone()).await,
+        }
+    }
+
+    /// From now on the volume is the user's: without our label it is no longer watched.
+    async fn keep(&self, name: &str) -> Result<(), kube::Error> {
+        let patch = json!({"metadata": {"labels": {labels::MANAGED_BY: null, labels::RETAINED: "true"}}});
+        match self.api::<PersistentVolumeClaim>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn publish(&self, name: &str, data: &BTreeMap<String, String>) -> Result<(), kube::Error> {
+        // Named by its uid the patch changes that very object: server-side apply would create one that has been deleted meanwhile.
+        let Some(existing) = self.api::<ConfigMap>().get_opt(name).await? else { return Ok(()) };
+        let patch = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "uid": existing.uid()}, "data": data});
+        let manager = format!("{FIELD_MANAGER}/{}", self.subject.names.name);
+        let params = PatchParams::apply(&manager).force();
+        self.api::<ConfigMap>().patch(name, &params, &Patch::Apply(&patch)).await?;
+        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        Ok(())
+    }
+}
+
+/// Server-side apply of an object of ours, marked with a digest of what was applied.
+async fn server_side<K>(api: Api<K>, mut object: K) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+{
+    let digest = digest(&object);
+    object.annotations_mut().insert(APPLIED.to_owned(), digest);
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await.map(drop)
+}
+
+async fn delete<K>((api, name): Named<K>) -> Result<(), kube::Error>
+where
+    K: Resource + DeserializeOwned + Clone + Debug,
+{
+    // Background: Jobs of the batch API orphan their pods by default.
+    let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    match api.delete(&name, &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,164 @@
+//! What a reconciliation has at hand: the client, the caches of our own objects, and what is remembered between two looks.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource, ResourceExt};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::facts::Own;
+use crate::api::DatabaseReplication;
+use crate::engine::Position;
+use crate::events::Events;
+use crate::resources::labels;
+use crate::telemetry::Metrics;
+
+/// Caches of objects of ours: those that carry our label, and nothing else.
+#[derive(Clone)]
+pub struct Stores {
+    /// The resources.
+    pub replications: Store<DatabaseReplication>,
+    /// Jobs.
+    pub jobs: Store<Job>,
+    /// StatefulSets of replicas.
+    pub stateful_sets: Store<StatefulSet>,
+    /// Services.
+    pub services: Store<Service>,
+    /// Claims.
+    pub claims: Store<PersistentVolumeClaim>,
+    /// Pods of Jobs and replicas.
+    pub pods: Store<Pod>,
+}
+
+fn of<K>(store: &Store<K>, namespace: &str, replication: &str) -> Vec<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store
+        .state()
+        .into_iter()
+        .filter(|object| object.namespace().as_deref() == Some(namespace))
+        .filter(|object| object.labels().get(labels::REPLICATION).is_some_and(|name| name == replication))
+        .collect()
+}
+
+impl Stores {
+    /// Facts about the objects of one resource.
+    #[must_use]
+    pub fn own(&self, namespace: &str, replication: &str) -> Own {
+        Own::new(
+            &of(&self.jobs, namespace, replication),
+            &of(&self.stateful_sets, namespace, replication),
+            &of(&self.services, namespace, replication),
+            &of(&self.claims, namespace, replication),
+            &of(&self.pods, namespace, replication),
+        )
+    }
+
+    /// Waits for the first list of every kind.
+    pub async fn ready(&self) -> bool {
+        self.jobs.wait_until_ready().await.is_ok()
+            && self.stateful_sets.wait_until_ready().await.is_ok()
+            && self.services.wait_until_ready().await.is_ok()
+            && self.claims.wait_until_ready().await.is_ok()
+            && self.pods.wait_until_ready().await.is_ok()
+    }
+}
+
+/// What is remembered of one resource between two looks. Losing it costs a repeated look, never a wrong step.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// The resource as the API server answered our last write: the cache may still be behind it.
+    pub written: Option<Arc<DatabaseReplication>>,
+    /// Marks written to the source's log, by replica.
+    pub marks: BTreeMap<u32, Position>,
+    /// What failed when steps were last executed, and how many times in a row.
+    pub failure: Option<(String, u32)>,
+    /// Objects of the user's that were read a moment ago.
+    pub read: Option<(Instant, super::observe::Read)>,
+}
+
+/// What a reconciliation has at hand.
+pub struct Context {
+    /// Client for the API server.
+    pub client: Client,
+    /// Caches.
+    pub stores: Stores,
+    /// Publishes events.
+    pub events: Events,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The operator's own image: Jobs and replicas copy the agent from it.
+    pub image: String,
+    memory: Mutex<HashMap<String, Memory>>,
+}
+
+impl Context {
+    /// A context with an empty memory.
+    #[must_use]
+    pub fn new(client: Client, stores: Stores, events: Events, metrics: Arc<Metrics>, image: String) -> Self {
+        Self { client, stores, events, metrics, image, memory: Mutex::default() }
+    }
+
+    fn memories(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is remembered of a resource.
+    #[must_use]
+    pub fn memory(&self, uid: &str) -> Memory {
+        self.memories().get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is remembered of a resource.
+    pub fn remember(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
+        change(self.memories().entry(uid.to_owned()).or_default());
+    }
+
+    /// Forgets a resource.
+    pub fn forget(&self, uid: &str) {
+        self.memories().remove(uid);
+    }
+
+    /// The newer of what the cache holds and what the API server answered our last write.
+    #[must_use]
+    pub fn newest(&self, cached: Arc<DatabaseReplication>) -> Arc<DatabaseReplication> {
+        let Some(uid) = cached.uid() else { return cached };
+        let Some(written) = self.memory(&uid).written else { return cached };
+        // Resource versions of one resource are ordered numbers in every API server in use; where they are not, the cache counts.
+        let version = |object: &DatabaseReplication| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+        match (version(&written), version(&cached)) {
+            (Some(mine), Some(theirs)) if mine > theirs => written,
+            _ => cached,
+        }
+    }
+
+    /// The resource that came first for the same source, if that is another one.
+    #[must_use]
+    pub fn rival(&self, resource: &DatabaseReplication) -> Option<String> {
+        let reference = ObjectRef::from_obj(resource);
+        let age = |object: &DatabaseReplication| (object.creation_timestamp().map(|time| time.0), object.name_any());
+        let claims =
+            |object: &DatabaseReplication| object.spec.enabled && !object.spec.dry_run || object.status.as_ref().is_some_and(|s| s.enablement.is_some());
+        let recorded = resource.status.as_ref().is_some_and(|status| status.enablement.is_some());
+        self.stores
+            .replications
+            .state()
+            .into_iter()
+            .filter(|other| ObjectRef::from_obj(&**other) != reference && other.namespace() == resource.namespace())
+            .filter(|other| other.spec.source.stateful_set_ref == resource.spec.source.stateful_set_ref && claims(other))
+            .filter(|other| {
+                let theirs = other.status.as_ref().is_some_and(|status| status.enablement.is_some());
+                // Who already holds the source keeps it; between two that do not, the older one gets it.
+                theirs && !recorded || theirs == recorded && age(other) < age(resource)
+            })
+            .map(|other| other.name_any())
+            .min()
+    }
+}
+
+/// How long objects of the user's count as just read while steps follow one another.
+pub const READ_FOR: Duration = Duration::from_secs(4);

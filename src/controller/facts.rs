@@ -1,0 +1,306 @@
+//! What was observed: values only. "Unreachable" and "not there yet" are facts, not errors.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::{DatabaseReplication, EnvironmentObject};
+use crate::engine::{Engine, Finding, Identity, Position, ReplicaSummary};
+use crate::resources::{Names, Shape, labels};
+
+/// Annotation that holds a digest of what was last applied: nothing is written while it is the same.
+pub const APPLIED: &str = "understudy.dev/applied";
+
+/// The resource that is reconciled, with its defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// As read from the API server.
+    pub resource: Arc<DatabaseReplication>,
+    /// Names of this enabling, or of the one that would begin now.
+    pub names: Names,
+    /// Reference for objects of ours.
+    pub owner: OwnerReference,
+    /// The source's port.
+    pub port: u16,
+    /// The database to connect to.
+    pub database: String,
+    /// ConfigMaps and the prefix in each.
+    pub environment: Vec<(EnvironmentObject, String)>,
+}
+
+impl Subject {
+    /// Fills in defaults. None where the object lacks what the API server gives to every object.
+    #[must_use]
+    pub fn new<E: Engine>(resource: Arc<DatabaseReplication>) -> Option<Self> {
+        let owner = OwnerReference { block_owner_deletion: Some(true), ..resource.controller_owner_ref(&())? };
+        let status = resource.status.clone().unwrap_or_default();
+        let identity = match status.enablement.as_deref().and_then(Identity::parse) {
+            Some(identity) => identity,
+            None => new_identity(&owner.uid, resource.metadata.generation.unwrap_or_default())?,
+        };
+        let names = Names { namespace: resource.namespace()?, name: resource.name_any(), identity };
+        let configured = resource.spec.environment.clone().unwrap_or_default();
+        let environment = configured
+            .config_maps
+            .into_iter()
+            .map(|object| {
+                let prefix = object.prefix.clone().unwrap_or_else(|| E::PREFIX.to_owned());
+                (object, prefix)
+            })
+            .collect();
+        Some(Self {
+            port: resource.spec.source.port.unwrap_or(E::PORT),
+            database: resource.spec.source.database.clone().unwrap_or_else(|| E::DATABASE.to_owned()),
+            resource,
+            names,
+            owner,
+            environment,
+        })
+    }
+
+    /// Name of the source's StatefulSet.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.resource.spec.source.stateful_set_ref.name
+    }
+
+    /// Something of this resource may be left on the source or in the namespace.
+    #[must_use]
+    pub fn recorded(&self) -> bool {
+        self.resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
+    }
+
+    /// The user wants a stand-alone database again.
+    #[must_use]
+    pub fn disabling(&self) -> bool {
+        self.resource.metadata.deletion_timestamp.is_some() || !self.resource.spec.enabled
+    }
+}
+
+/// A word for a new enabling: the same when asked again for the same resource in the same generation.
+fn new_identity(uid: &str, generation: i64) -> Option<Identity> {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let digest = Sha256::digest(format!("{uid}/{generation}"));
+    let word: String = digest.iter().take(8).filter_map(|byte| ALPHABET.get(usize::from(byte % 32))).map(|b| char::from(*b)).collect();
+    Identity::parse(&word)
+}
+
+/// The source's StatefulSet and its pod.
+#[derive(Debug, Clone)]
+pub struct SourceWorkload {
+    /// The StatefulSet.
+    pub stateful_set: StatefulSet,
+    /// Its pod, if it exists.
+    pub pod: Option<Pod>,
+}
+
+/// The administrator's credentials, as found.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Administrator {
+    /// User name.
+    pub username: String,
+    /// Password. Never printed.
+    pub password: String,
+    /// The Secret's key that the user name came from, if it came from there.
+    pub username_key: Option<String>,
+}
+
+impl std::fmt::Debug for Administrator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.username)
+    }
+}
+
+/// What came of asking a database server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Server<F> {
+    /// It was not asked, since something that is needed for it is missing.
+    NotAsked,
+    /// It did not answer; in words.
+    Unreachable(String),
+    /// It answered that this login will not do.
+    Refused(String),
+    /// Its facts.
+    Up(F),
+}
+
+/// Where a Job stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobState {
+    /// It has not ended.
+    Running,
+    /// It succeeded; with what the agent left in the termination message, if its pod is still there.
+    Complete(Option<String>),
+    /// It failed; why, and when.
+    Failed(String, Option<Timestamp>),
+}
+
+/// A pod of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// `backup`, `restore` or `replica`.
+    pub component: String,
+    /// Number of the replica.
+    pub number: Option<u32>,
+    /// Its address, once it runs.
+    pub ip: Option<String>,
+    /// It is ready.
+    pub ready: bool,
+    /// It has ended.
+    pub ended: bool,
+    /// What keeps a container from running, in the kubelet's or the agent's words.
+    pub trouble: Option<String>,
+}
+
+/// A StatefulSet or Service of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Digest of what was applied last.
+    pub digest: Option<String>,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// Number of the replica.
+    pub number: Option<u32>,
+}
+
+/// Objects of ours in the resource's namespace.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Own {
+    /// Jobs by name; those being deleted are `None`.
+    pub jobs: BTreeMap<String, Option<JobState>>,
+    /// StatefulSets by name.
+    pub stateful_sets: BTreeMap<String, Applied>,
+    /// Services by name.
+    pub services: BTreeMap<String, Applied>,
+    /// Claims by name.
+    pub claims: BTreeMap<String, Applied>,
+    /// Pods.
+    pub pods: Vec<PodFacts>,
+}
+
+/// Number of the replica that an object belongs to.
+fn number(object: &impl ResourceExt) -> Option<u32> {
+    object.labels().get(labels::REPLICA)?.parse().ok()
+}
+
+fn applied(object: &impl ResourceExt) -> Applied {
+    Applied { digest: object.annotations().get(APPLIED).cloned(), deleting: object.meta().deletion_timestamp.is_some(), number: number(object) }
+}
+
+fn pod_facts(pod: &Pod) -> PodFacts {
+    let status = pod.status.clone().unwrap_or_default();
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let trouble = containers
+        .filter_map(|container| {
+            let state = container.state.as_ref()?;
+            let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+            let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0).or(last.filter(|last| last.exit_code != 0));
+            let words = match (ended, &state.waiting) {
+                (Some(ended), _) => ended.message.clone().or(ended.reason.clone()).unwrap_or_default(),
+                (None, Some(waiting)) if waiting.reason.as_deref() != Some("PodInitializing") && waiting.reason.as_deref() != Some("ContainerCreating") => {
+                    [waiting.reason.clone(), waiting.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ")
+                }
+                _ => return None,
+            };
+            (state.running.is_none() && !words.is_empty()).then(|| format!("container {}: {}", container.name, words.trim()))
+        })
+        .next();
+    let unschedulable = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False").and_then(|c| c.message.clone());
+    PodFacts {
+        component: pod.labels().get(labels::COMPONENT).cloned().unwrap_or_default(),
+        number: number(pod),
+        ip: status.pod_ip.clone(),
+        ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True") && pod.metadata.deletion_timestamp.is_none(),
+        ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        trouble: trouble.or(unschedulable),
+    }
+}
+
+/// The message that the agent left when it ended with `success`.
+fn termination_message(pods: &[Arc<Pod>], job: &str, success: bool) -> Option<String> {
+    pods.iter()
+        .filter(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job))
+        .flat_map(|pod| pod.status.iter().flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten())))
+        .filter_map(|container| container.state.as_ref()?.terminated.as_ref())
+        .filter(|ended| (ended.exit_code == 0) == success)
+        .find_map(|ended| ended.message.clone().filter(|m| !m.trim().is_empty()).or(if success { None } else { ended.reason.clone() }))
+}
+
+fn job_state(job: &Job, pods: &[Arc<Pod>]) -> Option<JobState> {
+    if job.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let name = job.name_any();
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let holds = |kind: &str| conditions.into_iter().flatten().find(|c| c.type_ == kind && c.status == "True");
+    if holds("Complete").is_some() {
+        return Some(JobState::Complete(termination_message(pods, &name, true)));
+    }
+    // `FailureTarget` comes before `Failed`, while pods still end.
+    let Some(failed) = holds("Failed") else { return Some(JobState::Running) };
+    let why = termination_message(pods, &name, false).or(failed.message.clone()).unwrap_or_else(|| "its pod is gone".to_owned());
+    Some(JobState::Failed(why.trim().to_owned(), failed.last_transition_time.as_ref().map(|t| t.0)))
+}
+
+impl Own {
+    /// Facts from the cached objects of one resource.
+    #[must_use]
+    pub fn new(
+        jobs: &[Arc<Job>],
+        stateful_sets: &[Arc<StatefulSet>],
+        services: &[Arc<Service>],
+        claims: &[Arc<PersistentVolumeClaim>],
+        pods: &[Arc<Pod>],
+    ) -> Self {
+        Self {
+            jobs: jobs.iter().map(|job| (job.name_any(), job_state(job, pods))).collect(),
+            stateful_sets: stateful_sets.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
+            services: services.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
+            claims: claims.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
+            pods: pods.iter().map(|pod| pod_facts(pod)).collect(),
+        }
+    }
+
+    /// The pod of one replica.
+    #[must_use]
+    pub fn replica_pod(&self, number: u32) -> Option<&PodFacts> {
+        self.pods.iter().find(|pod| pod.component == "replica" && pod.number == Some(number))
+    }
+}
+
+/// Everything that planning looks at.
+#[derive(Debug, Clone)]
+pub struct Facts<E: Engine> {
+    /// When it was observed.
+    pub now: Timestamp,
+    /// The source; none if there is no such StatefulSet.
+    pub source: Option<SourceWorkload>,
+    /// The administrator of the source.
+    pub administrator: Result<Administrator, Finding>,
+    /// The source's server.
+    pub server: Server<E::SourceFacts>,
+    /// The source's shape, once the server has said where its data lies.
+    pub shape: Option<Result<Shape, Finding>>,
+    /// Size in bytes and class of the source's volume.
+    pub claim: Option<(u64, Option<String>)>,
+    /// Data of the ConfigMaps that the resource or its record names; none where one does not exist.
+    pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    /// Name of the user's own Service that reaches the source.
+    pub service: Option<String>,
+    /// Another resource that has the same source and came first.
+    pub rival: Option<String>,
+    /// Objects of ours.
+    pub own: Own,
+    /// Servers of replicas by number.
+    pub replicas: BTreeMap<u32, Server<ReplicaSummary>>,
+    /// Positions written to the source's log to be looked for on a replica.
+    pub marks: BTreeMap<u32, Position>,
+    /// What failed when steps were last executed.
+    pub failure: Option<String>,
+}

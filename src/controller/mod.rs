@@ -1,0 +1,124 @@
+//! The controller: observe, plan, apply, status; and what wires it to the API server.
+
+mod apply;
+mod context;
+pub mod facts;
+mod observe;
+pub mod plan;
+mod run;
+
+pub use context::{Context, Stores};
+pub use run::{RunError, run};
+
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::{DatabaseReplication, EngineKind};
+use crate::engine::Engine;
+use crate::engine::postgresql::PostgreSql;
+use apply::ApplyError;
+use facts::Subject;
+
+/// What ends a reconciliation early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server did not answer or refused a read.
+    #[error("reading from the API server: {0}")]
+    Observe(#[source] Box<kube::Error>),
+    /// The status could not be written.
+    #[error(transparent)]
+    Status(ApplyError),
+}
+
+/// A digest of an object as it is to be applied.
+#[must_use]
+pub fn digest(object: &impl Serialize) -> String {
+    let text = serde_json::to_vec(object).unwrap_or_default();
+    Sha256::digest(text).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reconciles one resource with the engine that it names: the registry of engines.
+///
+/// # Errors
+/// See [`ReconcileError`].
+pub async fn dispatch(resource: Arc<DatabaseReplication>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if !context.stores.ready().await {
+        return Ok(Action::requeue(Duration::from_secs(1)));
+    }
+    let resource = context.newest(resource);
+    match resource.spec.engine {
+        EngineKind::PostgreSQL => reconcile::<PostgreSql>(resource, &context).await,
+    }
+}
+
+async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Context) -> Result<Action, ReconcileError> {
+    // Without an owner's uid it does not come from an API server.
+    let Some(subject) = Subject::new::<E>(resource) else { return Ok(Action::await_change()) };
+    let uid = subject.owner.uid.clone();
+    if subject.disabling() && !subject.recorded() && subject.resource.finalizers().is_empty() && subject.resource.metadata.deletion_timestamp.is_some() {
+        context.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    let observed = observe::observe::<E>(context, &subject).await.map_err(|source| ReconcileError::Observe(Box::new(source)))?;
+    let (facts, mut session) = (observed.facts, observed.session);
+    let plan = plan::plan::<E>(&subject, &facts, &context.image);
+    let status = plan::merge(subject.resource.status.as_ref(), plan.status, facts.now);
+    context.events.transition(&subject.resource, &status).await;
+    context.metrics.observe(&subject.names.namespace, &subject.names.name, &status, lag::<E>(&facts));
+
+    // The record first: what the steps change is known even if nobody comes back from them.
+    let current = match apply::write_status(context, &subject, &status).await {
+        Ok(current) => current,
+        Err(ApplyError::Outdated) => return Ok(Action::requeue(Duration::from_millis(100))),
+        Err(error) => return Err(ReconcileError::Status(error)),
+    };
+    match apply::apply::<E>(context, &current, &plan.steps, &mut session).await {
+        Ok(()) => {
+            context.remember(&uid, |memory| memory.failure = None);
+            if subject.resource.metadata.deletion_timestamp.is_some() && plan.steps.contains(&plan::Step::Release) {
+                context.forget(&uid);
+                return Ok(Action::await_change());
+            }
+            Ok(Action::requeue(plan.again))
+        }
+        Err(ApplyError::Outdated) => Ok(Action::requeue(Duration::from_millis(100))),
+        Err(error) => {
+            tracing::warn!(replication = %subject.names.name, namespace = %subject.names.namespace, %error, "step failed");
+            context.metrics.failure();
+            let mut times = 0;
+            context.remember(&uid, |memory| {
+                times = memory.failure.as_ref().map_or(0, |(_, times)| *times) + 1;
+                memory.failure = Some((error.to_string(), times));
+                memory.read = None;
+            });
+            Ok(Action::requeue(backoff(times)))
+        }
+    }
+}
+
+/// 1, 2, 4 … 30 seconds.
+fn backoff(times: u32) -> Duration {
+    Duration::from_secs(1 << times.saturating_sub(1).min(5)).min(Duration::from_secs(30))
+}
+
+/// Bytes that the slowest replica is behind, for the metrics.
+fn lag<E: Engine>(facts: &facts::Facts<E>) -> Option<u64> {
+    let facts::Server::Up(server) = &facts.server else { return None };
+    let position = E::summary(server).position.0;
+    let applied = facts.replicas.values().filter_map(|replica| match replica {
+        facts::Server::Up(replica) => Some(replica.applied.0),
+        _ => None,
+    });
+    applied.map(|applied| position.saturating_sub(applied)).max()
+}
+
+/// A reconciliation that could not read or write is tried again, not hot.
+fn on_error(resource: &DatabaseReplication, error: &ReconcileError, context: &Context) -> Action {
+    tracing::warn!(replication = %resource.name_any(), namespace = resource.namespace(), %error, "reconciliation failed");
+    context.metrics.failure();
+    Action::requeue(Duration::from_secs(5))
+}

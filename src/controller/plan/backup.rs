@@ -1,0 +1,153 @@
+//! The full backup: one for all replicas, as long as the source still has what comes after it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+
+use super::{Draft, Facts, Kind, Object, Step, Subject, again, conditions};
+use crate::api::BackupStatus;
+use crate::controller::facts::JobState;
+use crate::engine::{Engine, SourceSummary};
+use crate::resources::{JobRequest, build_backup_claim, build_backup_job, build_primary_service, format_bytes};
+
+/// What the agent leaves in the termination message: the parts of the manifest that belong in the status.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    position: String,
+    bytes: i64,
+    checksum: String,
+    completed_at: Option<Time>,
+}
+
+/// Where the backup stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupState {
+    /// A verified backup is on the volume.
+    Complete,
+    /// Not yet.
+    Pending,
+}
+
+/// Sequence number of the backup that counts now.
+#[must_use]
+pub fn sequence<S>(draft: &Draft<S>) -> u32 {
+    draft.status.backup.as_ref().map_or(1, |backup| backup.sequence.max(1))
+}
+
+/// Plans the backup. `needed` tells that a replica is still to be seeded from it.
+pub fn plan<E: Engine>(
+    subject: &Subject,
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    server: &SourceSummary,
+    request: &JobRequest<'_>,
+    needed: bool,
+) -> BackupState {
+    let names = &subject.names;
+    let mut sequence = sequence(draft);
+    let mut backup = draft.status.backup.clone().unwrap_or_default();
+    let complete = backup.state == "Complete" && facts.own.claims.contains_key(&names.backup_claim());
+    let position = backup.position.as_deref().and_then(E::parse_position);
+    if complete && needed && position.is_some_and(|position| position < server.oldest_available) {
+        // What was written since then is no longer on the source: a replica could not continue from it.
+        sequence += 1;
+        draft.steps.push(Step::Tell {
+            warning: false,
+            reason: "BackupTooOld",
+            note: format!("the source no longer has what follows {}: a new backup is taken", backup.position.clone().unwrap_or_default()),
+        });
+        backup = BackupStatus::default();
+    } else if complete {
+        done(draft, &backup);
+        return BackupState::Complete;
+    }
+
+    let name = names.backup_job(sequence);
+    backup.sequence = sequence;
+    backup.claim = names.backup_claim();
+    backup.directory = names.backup_directory(sequence);
+    "Running".clone_into(&mut backup.state);
+    let (message, reason, state) = match facts.own.jobs.get(&name) {
+        Some(Some(JobState::Complete(message))) => {
+            record(&mut backup, message.as_deref());
+            done(draft, &backup);
+            (None, "", BackupState::Complete)
+        }
+        Some(Some(JobState::Failed(why, at))) => {
+            if at.is_none_or(|at| waited(facts.now, at)) {
+                draft.steps.push(Step::Delete(Kind::Job, name.clone()));
+            }
+            (Some(format!("{why}; it is tried again. Log: kubectl logs -n {} job/{name}", names.namespace)), "BackupFailed", BackupState::Pending)
+        }
+        Some(Some(JobState::Running)) => (Some(progress(&mut backup, server)), "BackingUp", BackupState::Pending),
+        Some(None) => (Some("the Job of an attempt before is being removed".to_owned()), "BackingUp", BackupState::Pending),
+        None => {
+            apply::<E>(subject, facts, draft, request, sequence);
+            (Some("the backup starts".to_owned()), "BackingUp", BackupState::Pending)
+        }
+    };
+    draft.status.backup = Some(backup);
+    if let Some(message) = message {
+        let trouble = facts.own.pods.iter().find(|pod| pod.component == "backup" && !pod.ended).and_then(|pod| pod.trouble.clone());
+        let message = trouble.map_or(message.clone(), |trouble| format!("{message} ({trouble})"));
+        draft.set(conditions::BACKUP_TAKEN, false, reason, message);
+    }
+    state
+}
+
+fn done<S>(draft: &mut Draft<S>, backup: &BackupStatus) {
+    let bytes = backup.bytes.and_then(|bytes| u64::try_from(bytes).ok()).map_or_else(|| "of unknown size".to_owned(), format_bytes);
+    let message = format!("{bytes}, verified, at {} on volume {}", backup.position.as_deref().unwrap_or("an unknown position"), backup.claim);
+    draft.set(conditions::BACKUP_TAKEN, true, "Verified", message);
+}
+
+/// Takes over what the agent reported. Without its message the backup exists all the same: a Job succeeds only after the manifest was written.
+fn record(backup: &mut BackupStatus, message: Option<&str>) {
+    "Complete".clone_into(&mut backup.state);
+    backup.percent = Some(100);
+    if let Some(manifest) = message.and_then(|message| serde_json::from_str::<Manifest>(message).ok()) {
+        backup.position = Some(manifest.position);
+        backup.bytes = Some(manifest.bytes);
+        backup.checksum = Some(manifest.checksum);
+        backup.completed_at = manifest.completed_at;
+    }
+}
+
+/// Progress from the server's own view, in steps of ten percent so that it does not tick.
+fn progress(backup: &mut BackupStatus, server: &SourceSummary) -> String {
+    let Some((copied, total)) = server.backup_progress else {
+        return "the backup is running".to_owned();
+    };
+    let percent = total.filter(|total| *total > 0).map(|total| copied.saturating_mul(100) / total);
+    let percent = percent.and_then(|percent| u32::try_from(percent.min(100) / 10 * 10).ok()).max(backup.percent);
+    if percent != backup.percent {
+        backup.percent = percent;
+        backup.bytes = i64::try_from(copied).ok();
+    }
+    match (percent, total) {
+        (Some(percent), Some(total)) => format!("{percent} % of {} copied", format_bytes(total)),
+        _ => "the server prepares the backup (checkpoint)".to_owned(),
+    }
+}
+
+/// A Job that failed is tried again after a while.
+#[must_use]
+pub fn waited(now: Timestamp, failed: Timestamp) -> bool {
+    now.duration_since(failed).unsigned_abs() >= again::RETRY
+}
+
+fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, sequence: u32) {
+    let names = &subject.names;
+    let spec = &subject.resource.spec;
+    let Ok(administrator) = &facts.administrator else { return };
+    if !facts.own.claims.contains_key(&names.backup_claim()) {
+        draft.steps.push(Step::Apply(Object::Claim(build_backup_claim(names, &spec.backup.volume))));
+    }
+    if !facts.own.services.contains_key(&names.primary()) {
+        draft.steps.push(Step::Apply(Object::Service(build_primary_service(names, &subject.owner, subject.source(), subject.port))));
+    }
+    let request = JobRequest { sequence, ..*request };
+    let job = build_backup_job(&request, &spec.source.credentials, &administrator.username, &subject.database, administrator.username_key.as_deref());
+    draft.steps.push(Step::Apply(Object::Job(Box::new(job))));
+}

@@ -1,0 +1,126 @@
+//! Back to a stand-alone database: replicas gone, the source as it was. Works with either side dead.
+
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica};
+use crate::api::Phase;
+use crate::controller::facts::Server;
+use crate::engine::Engine;
+
+/// The plan for a resource that is disabled or being deleted.
+#[must_use]
+pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>) -> Plan<E::Step> {
+    let names = &subject.names;
+    let own = &facts.own;
+    let deleting = subject.resource.metadata.deletion_timestamp.is_some();
+    if !subject.recorded() {
+        return end::<E>(subject, facts, draft);
+    }
+    for kind in [conditions::PREFLIGHT, conditions::SOURCE_CONFIGURED, conditions::BACKUP_TAKEN, conditions::REPLICAS_IN_SYNC, conditions::ENVIRONMENT_CURRENT]
+    {
+        draft.set(kind, false, "Disabling", "");
+    }
+    draft.status.phase = Some(Phase::Disabling);
+    draft.ready(false, false, "Disabling", "replicas are being removed and the source's changes undone");
+
+    // Applications first: nobody is to be sent to a replica that goes away.
+    if environment::give_up::<E>(facts, &mut draft, |_| false) {
+        return draft.finish(again::SOON);
+    }
+
+    let numbers: std::collections::BTreeSet<u32> =
+        own.stateful_sets.values().chain(own.claims.values()).chain(own.services.values()).filter_map(|object| object.number).collect();
+    let mut gone = true;
+    for number in numbers {
+        gone &= replica::remove(names, own, &mut draft, number);
+    }
+    for (name, job) in &own.jobs {
+        let planned = draft.steps.contains(&Step::Delete(Kind::Job, name.clone()));
+        if job.is_some() && !planned {
+            draft.steps.push(Step::Delete(Kind::Job, name.clone()));
+        }
+    }
+    gone &= own.jobs.is_empty() && own.pods.iter().all(|pod| pod.ended);
+    if !gone {
+        draft.status.replicas.iter_mut().for_each(|entry| "Removing".clone_into(&mut entry.state));
+        return draft.finish(again::PROGRESS);
+    }
+    draft.status.replicas = Vec::new();
+
+    let recorded = draft.status.source.as_ref().map(|source| source.changes.clone()).unwrap_or_default();
+    match &facts.server {
+        Server::Up(server) => {
+            let steps = E::plan_disable(server, &names.identity, &recorded);
+            if !steps.is_empty() {
+                draft.steps.extend(steps.into_iter().map(Step::Source));
+                return draft.finish(again::SOON);
+            }
+        }
+        _ if facts.source.is_none() => draft.steps.push(Step::Tell {
+            warning: false,
+            reason: "SourceGone",
+            note: format!("StatefulSet {} no longer exists: there is nothing left to undo on it", subject.source()),
+        }),
+        _ => {
+            let (_, why) = super::draft::describe(&preflight::reach(subject, facts));
+            let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
+            if waited.is_none_or(|waited| waited < again::ABANDON) {
+                let rest = if deleting { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
+                draft.ready(
+                    false,
+                    !deleting,
+                    "SourceUnreachable",
+                    format!("the replicas are gone; the source's changes are undone as soon as it answers{rest}. {why}"),
+                );
+                return draft.finish(again::BLOCKED);
+            }
+            draft.steps.push(Step::Tell {
+                warning: true,
+                reason: "SourceNotCleaned",
+                note: format!(
+                    "the source did not answer, so this is left on it: {}. By hand: {}",
+                    left(&recorded),
+                    E::undo_by_hand(&names.identity, &recorded)
+                ),
+            });
+        }
+    }
+
+    for (name, service) in &own.services {
+        if !service.deleting {
+            draft.steps.push(Step::Delete(Kind::Service, name.clone()));
+        }
+    }
+    for claim in own.claims.keys() {
+        replica::dispose(subject.resource.spec.deletion_policy, own, &mut draft, claim.clone());
+    }
+    if draft.steps.iter().any(|step| !matches!(step, Step::Tell { .. })) {
+        // What was found is told once, at the end.
+        draft.steps.retain(|step| !matches!(step, Step::Tell { .. }));
+        return draft.finish(again::SOON);
+    }
+    end::<E>(subject, facts, draft)
+}
+
+fn left(recorded: &[crate::api::Change]) -> String {
+    recorded.iter().map(|change| change.what.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Nothing is left: the record goes, and with it our hold on the resource.
+fn end<E: Engine>(subject: &Subject, _facts: &Facts<E>, mut draft: Draft<E::Step>) -> Plan<E::Step> {
+    let status = &mut draft.status;
+    status.enablement = None;
+    status.source = None;
+    status.backup = None;
+    status.disruption = None;
+    status.replicas = Vec::new();
+    status.environment = Vec::new();
+    status.phase = Some(Phase::Standalone);
+    let message = "the source is a stand-alone database";
+    // An enabled: false that is reached is what the user asked for: tools that wait for Ready are not kept waiting.
+    draft.set(conditions::READY, true, "Standalone", message);
+    draft.set(conditions::RECONCILING, false, "Standalone", "");
+    draft.set(conditions::STALLED, false, "Standalone", "");
+    if subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
+        draft.steps.push(Step::Release);
+    }
+    draft.finish(again::IDLE)
+}

@@ -1,0 +1,333 @@
+//! From a stand-alone database to one with replicas in step, and from one number of replicas to another.
+
+use super::backup::BackupState;
+use super::preflight;
+use super::replica::{self, State};
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment};
+use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
+use crate::controller::facts::Server;
+use crate::engine::{Engine, Held, SourceSummary, WantedSource};
+use crate::resources::{JobRequest, Shape};
+
+/// The plan for a resource that is enabled.
+#[must_use]
+pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, image: &str) -> Plan<E::Step> {
+    let spec = &subject.resource.spec;
+    let count = spec.replicas.unwrap_or(1);
+    let mut findings = preflight::reach(subject, facts);
+    let everything = WantedSource {
+        identity: subject.names.identity.clone(),
+        replicas: (1..=count).collect(),
+        retention_limit: match &facts.server {
+            Server::Up(server) => preflight::retention_limit(facts, E::summary(server).data_bytes),
+            _ => 0,
+        },
+        prove_login: true,
+    };
+    if !subject.recorded() {
+        findings.extend(preflight::first(subject, facts, &everything));
+    }
+    let (Server::Up(server), Some(Ok(shape)), true) = (&facts.server, &facts.shape, findings.is_empty()) else {
+        return hindered(subject, facts, draft, &findings);
+    };
+    let summary = E::summary(server);
+    if spec.dry_run {
+        return dry_run(subject, facts, draft, server, &everything);
+    }
+    draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
+    let first = !subject.recorded();
+    draft.status.enablement = Some(subject.names.identity.word().to_owned());
+    let source = draft.status.source.get_or_insert_default();
+    source.version.clone_from(&summary.version);
+    source.address = environment::primary_address(subject, facts);
+    if first {
+        source.data_bytes = i64::try_from(summary.data_bytes).unwrap_or(i64::MAX);
+        draft.status.disruption = Some(Disruption { expected: E::expected_disruption(server), measured: None });
+    }
+    if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
+        draft.steps.push(Step::Hold);
+    }
+    Enabling { subject, facts, server, summary, shape, image, count, everything }.plan(draft)
+}
+
+/// Something that is needed is missing: before the first change that blocks; afterwards what runs goes on running, and it is said.
+fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, findings: &[crate::engine::Finding]) -> Plan<E::Step> {
+    let running = draft.status.replicas.iter().any(|replica| replica.proven_at.is_some());
+    if findings.is_empty() {
+        draft.ready(false, false, "Observing", "the source is being looked at");
+        return draft.finish(again::SOON);
+    }
+    draft.blocked(findings);
+    if running {
+        draft.status.phase = Some(Phase::Degraded);
+        let (reason, message) = super::draft::describe(findings);
+        draft.unknown(conditions::REPLICAS_IN_SYNC, reason, format!("cannot be told: {message}"));
+    } else if subject.recorded() {
+        // A backup that failed meanwhile must not look as if it were still running.
+        let job = subject.names.backup_job(backup::sequence(&draft));
+        if let Some(Some(crate::controller::facts::JobState::Failed(why, _))) = facts.own.jobs.get(&job) {
+            draft.set(conditions::BACKUP_TAKEN, false, "BackupFailed", why.clone());
+        }
+    }
+    draft.finish(again::BLOCKED)
+}
+
+fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
+    let names = &subject.names;
+    let spec = &subject.resource.spec;
+    let mut would: Vec<String> = E::plan_enable(server, wanted).iter().map(|step| format!("source: {step}")).collect();
+    would.push(format!("take a full backup onto a volume of {} ({})", spec.backup.volume.size.0, names.backup_claim()));
+    let size = preflight::replica_size(subject, facts).map(crate::resources::format_bytes).unwrap_or_default();
+    for number in &wanted.replicas {
+        would.push(format!("restore it onto a volume of {size} and start StatefulSet {} as a read-only replica", names.replica(*number)));
+    }
+    would.push(format!("create the Services {} and {}", names.primary(), names.replicas()));
+    would.extend(
+        subject.environment.iter().map(|(object, prefix)| {
+            format!("write {prefix}_ADDRESS, {prefix}_SLAVE_ADDRESSES_INT and {prefix}_SLAVE_ADDRESSES_EXT to ConfigMap {}", object.name)
+        }),
+    );
+    draft.status.would_do = would;
+    let expected = E::expected_disruption(server);
+    draft.status.disruption = Some(Disruption { expected: expected.clone(), measured: None });
+    draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
+    draft.set(conditions::READY, false, "DryRun", format!("nothing was changed; status.wouldDo lists what would be done; expected disruption: {expected}"));
+    draft.set(conditions::RECONCILING, false, "DryRun", "");
+    draft.set(conditions::STALLED, false, "DryRun", "");
+    draft.status.phase = Some(Phase::DryRun);
+    draft.finish(again::IDLE)
+}
+
+struct Enabling<'a, E: Engine> {
+    subject: &'a Subject,
+    facts: &'a Facts<E>,
+    server: &'a E::SourceFacts,
+    summary: SourceSummary,
+    shape: &'a Shape,
+    image: &'a str,
+    count: u32,
+    everything: WantedSource,
+}
+
+impl<E: Engine> Enabling<'_, E> {
+    fn before(&self, number: u32) -> Option<&ReplicaStatus> {
+        let name = self.subject.names.replica(number);
+        self.subject.resource.status.as_ref()?.replicas.iter().find(|replica| replica.name == name)
+    }
+
+    fn request(&self, sequence: u32) -> JobRequest<'_> {
+        JobRequest {
+            names: &self.subject.names,
+            owner: &self.subject.owner,
+            shape: self.shape,
+            image: self.image,
+            engine: E::NAME,
+            user: self.summary.owner,
+            port: self.subject.port,
+            source: self.subject.source(),
+            sequence,
+        }
+    }
+
+    fn plan(self, mut draft: Draft<E::Step>) -> Plan<E::Step> {
+        let names = &self.subject.names;
+        let states: Vec<(u32, State)> =
+            (1..=self.count).map(|number| (number, replica::observe(names, self.facts, &self.summary, self.before(number), number))).collect();
+        draft.status.replicas =
+            states.iter().map(|(number, state)| replica::describe(names, self.facts, &self.summary, self.before(*number), *number, state)).collect();
+
+        // One by one: a replica is begun once those before it are in step. What exists is looked after in any case.
+        let begun = states.iter().position(|(_, state)| *state != State::InSync).map_or(states.len(), |at| at + 1);
+        let cared: Vec<&(u32, State)> = states.iter().enumerate().filter(|(at, (_, state))| *at < begun || *state != State::Absent).map(|(_, s)| s).collect();
+
+        let needed = cared.iter().any(|(_, state)| *state == State::Absent);
+        let configured = self.configure(&mut draft, &cared);
+        let backup = {
+            let request = self.request(backup::sequence(&draft));
+            backup::plan(self.subject, self.facts, &mut draft, &self.summary, &request, needed)
+        };
+        if backup == BackupState::Complete {
+            for (number, state) in &cared {
+                self.advance(&mut draft, *number, state);
+            }
+        }
+
+        let proven: Vec<String> = draft.status.replicas.iter().filter(|entry| entry.proven_at.is_some()).map(|entry| entry.address.clone()).collect();
+        let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
+        let surplus = self.reduce(&mut draft, current);
+        self.conclude(draft, &states, backup, configured, current, surplus)
+    }
+
+    /// Role, rule, limit and the slots of every replica that is cared for; recorded before they are changed.
+    fn configure(&self, draft: &mut Draft<E::Step>, cared: &[&(u32, State)]) -> bool {
+        let names = &self.subject.names;
+        let untouched = cared.iter().all(|(_, state)| *state == State::Absent) && !self.facts.own.jobs.contains_key(&names.backup_job(backup::sequence(draft)));
+        let taken = draft.status.backup.as_ref().is_some_and(|backup| backup.state == "Complete");
+        let wanted = WantedSource {
+            replicas: cared.iter().filter(|(_, state)| !matches!(state, State::Removing)).map(|(number, _)| *number).collect(),
+            prove_login: untouched && !taken,
+            ..self.everything.clone()
+        };
+        let mut steps = Vec::new();
+        for (number, state) in cared {
+            // Lost before its replica existed: the copy took longer than the limit allows. A new one, and with it a new backup.
+            if *state == State::Absent && self.summary.held.contains(&(*number, Held::Lost)) {
+                steps.extend(E::plan_release(self.server, &names.identity, *number));
+            }
+        }
+        steps.extend(E::plan_enable(self.server, &wanted));
+        let done = steps.iter().all(|step| E::record(self.server, step).is_none());
+        let source: &mut SourceStatus = draft.status.source.get_or_insert_default();
+        for change in steps.iter().filter_map(|step| E::record(self.server, step)) {
+            if !source.changes.iter().any(|known| known.what == change.what) {
+                source.changes.push(change);
+            }
+        }
+        draft.steps.extend(steps.into_iter().map(Step::Source));
+        if done {
+            draft.set(conditions::SOURCE_CONFIGURED, true, "Configured", "role, rule and slots are in place");
+        } else {
+            draft.set(conditions::SOURCE_CONFIGURED, false, "Configuring", "the source gets its replication role, rule and slots");
+        }
+        done
+    }
+
+    /// The next step of one replica.
+    fn advance(&self, draft: &mut Draft<E::Step>, number: u32, state: &State) {
+        let names = &self.subject.names;
+        let request = self.request(backup::sequence(draft));
+        let same_version = self
+            .subject
+            .resource
+            .status
+            .as_ref()
+            .and_then(|status| status.source.as_ref())
+            .is_none_or(|source| major(&source.version) == major(&self.summary.version));
+        match state {
+            State::Absent => replica::seed(self.subject, self.facts, draft, &request, number),
+            State::RestoreFailed(_, true) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
+            State::Restoring | State::RestoreFailed(_, false) => {}
+            State::Lost(why) => {
+                draft.steps.push(Step::Tell { warning: true, reason: "ReplicaLost", note: format!("{}: {why}; it is seeded anew", names.replica(number)) });
+                // Deleting the volume first is what makes the removal known after a crash.
+                draft.steps.push(Step::Delete(Kind::Claim, names.replica_claim(number)));
+                replica::remove(names, &self.facts.own, draft, number);
+            }
+            State::Removing => {
+                if replica::remove(names, &self.facts.own, draft, number) {
+                    draft.steps.extend(E::plan_release(self.server, &names.identity, number).into_iter().map(Step::Source));
+                }
+            }
+            State::Restored | State::Starting(_) | State::Writable | State::NotReplicating(_) | State::CatchingUp | State::InSync => {
+                if same_version {
+                    replica::run(self.subject, self.facts, draft, &request, number);
+                }
+                if *state == State::CatchingUp && !self.facts.marks.contains_key(&number) {
+                    draft.steps.push(Step::Mark(vec![number]));
+                }
+            }
+        }
+    }
+
+    /// Takes away replicas beyond the wanted number, the last first, once the variables no longer name them. Gives how many are left to go.
+    fn reduce(&self, draft: &mut Draft<E::Step>, current: bool) -> usize {
+        let names = &self.subject.names;
+        let own = &self.facts.own;
+        let numbers = own.stateful_sets.values().chain(own.claims.values()).chain(own.services.values()).filter_map(|object| object.number);
+        let slots = self.summary.held.iter().map(|(number, _)| *number);
+        let mut surplus: Vec<u32> = numbers.chain(slots).filter(|number| *number > self.count).collect();
+        surplus.sort_unstable();
+        surplus.dedup();
+        if let Some(last) = surplus.last().filter(|_| current || self.subject.environment.is_empty()) {
+            if replica::remove(names, own, draft, *last) {
+                draft.steps.extend(E::plan_release(self.server, &names.identity, *last).into_iter().map(Step::Source));
+                replica::dispose(self.subject.resource.spec.deletion_policy, own, draft, names.replica_claim(*last));
+            }
+        }
+        surplus.len()
+    }
+
+    /// Phase, conditions and the time to look again.
+    fn conclude(
+        &self,
+        mut draft: Draft<E::Step>,
+        states: &[(u32, State)],
+        backup: BackupState,
+        configured: bool,
+        current: bool,
+        surplus: usize,
+    ) -> Plan<E::Step> {
+        let in_step = states.iter().filter(|(_, state)| *state == State::InSync).count();
+        draft.status.replica_count = Some(format!("{in_step}/{}", self.count));
+        draft.status.lag = slowest(&draft.status.replicas);
+        let waiting = states.iter().find(|(_, state)| *state != State::InSync);
+        let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
+        let (phase, reason, message, again) = match (backup, waiting) {
+            (BackupState::Pending, Some(_)) if !configured => {
+                (Phase::Configuring, "Configuring", "the source gets its replication role, rule and slots".to_owned(), again::SOON)
+            }
+            (BackupState::Pending, Some(_)) => {
+                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::BACKUP_TAKEN).cloned();
+                let (reason, message) = condition.map(|c| (c.reason, c.message)).unwrap_or_default();
+                let reason = if reason == "BackupFailed" { "BackupFailed" } else { "BackingUp" };
+                (Phase::BackingUp, reason, message, again::PROGRESS)
+            }
+            (_, Some((number, state))) => self.waiting_for(*number, state),
+            (_, None) if surplus > 0 => (Phase::Ready, "RemovingReplicas", format!("{surplus} replica(s) are being removed"), again::PROGRESS),
+            (_, None) if !current => {
+                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::ENVIRONMENT_CURRENT).cloned();
+                let message = condition.as_ref().map(|c| c.message.clone()).unwrap_or_default();
+                let missing = condition.is_some_and(|c| c.reason == "ConfigMapNotFound");
+                if missing {
+                    (Phase::Degraded, "ConfigMapNotFound", message, again::BLOCKED)
+                } else {
+                    (Phase::CatchingUp, "UpdatingVariables", message, again::SOON)
+                }
+            }
+            (_, None) => (Phase::Ready, "Replicating", format!("{in_step} replica(s) hold what was written after their restore"), again::IDLE),
+        };
+        let degraded = proven_before && waiting.is_some_and(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
+        draft.status.phase = Some(if degraded { Phase::Degraded } else { phase });
+        let holds = phase == Phase::Ready && reason == "Replicating";
+        draft.ready(holds, matches!(reason, "ConfigMapNotFound"), reason, message.clone());
+        if waiting.is_none() {
+            draft.set(conditions::REPLICAS_IN_SYNC, true, "InSync", format!("{in_step} of {}", self.count));
+        } else {
+            draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
+        }
+        let again = if draft.steps.is_empty() { again } else { again::SOON.min(again) };
+        draft.finish(again)
+    }
+
+    fn waiting_for(&self, number: u32, state: &State) -> (Phase, &'static str, String, std::time::Duration) {
+        let name = self.subject.names.replica(number);
+        match state {
+            State::Absent | State::Restoring => {
+                (Phase::Restoring, "Restoring", format!("{name}: the backup is being restored into its volume"), again::PROGRESS)
+            }
+            State::RestoreFailed(why, _) => (Phase::Restoring, "RestoreFailed", format!("{name}: {why}; it is tried again"), again::PROGRESS),
+            State::Removing => (Phase::Degraded, "ReplicaLost", format!("{name} is being removed, to be seeded anew"), again::PROGRESS),
+            State::Restored => (Phase::CatchingUp, "ReplicaStarting", format!("{name} starts"), again::SOON),
+            State::Starting(why) => (Phase::CatchingUp, "ReplicaStarting", format!("{name} does not answer yet: {why}"), again::SOON),
+            State::Writable => {
+                (Phase::Degraded, "ReplicaWritable", format!("{name} takes writes: somebody promoted it; delete its pod or scale it away"), again::BLOCKED)
+            }
+            State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
+            State::Lost(why) => (Phase::Degraded, "ReplicaLost", format!("{name} cannot go on: {why}"), again::SOON),
+            State::CatchingUp | State::InSync => {
+                (Phase::CatchingUp, "CatchingUp", format!("{name} has yet to show what was written after its restore"), again::SOON)
+            }
+        }
+    }
+}
+
+/// The lag of the replica that is furthest behind; the words sort by their length and then their letters only by accident, so they are compared by size.
+fn slowest(replicas: &[ReplicaStatus]) -> Option<String> {
+    let order: Vec<String> = [0, 16 << 20, 64 << 20, 256 << 20, 1 << 30, 4 << 30, 16 << 30].into_iter().map(replica::lag_words).collect();
+    replicas.iter().filter_map(|replica| replica.lag.clone()).max_by_key(|lag| order.iter().position(|word| word == lag))
+}
+
+/// The first number of a version, for example 17 of `17.12 (Debian)`.
+fn major(version: &str) -> &str {
+    version.split(['.', ' ']).next().unwrap_or(version)
+}

@@ -1,0 +1,160 @@
+//! From the resource and the facts to the next steps and the status. Pure: no client, no clock, no waiting.
+
+mod backup;
+mod disable;
+mod draft;
+mod enable;
+mod environment;
+mod preflight;
+mod replica;
+#[cfg(test)]
+mod tests;
+
+pub use draft::{Draft, conditions, merge};
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::facts::{Facts, Subject};
+use crate::api::DatabaseReplicationStatus;
+use crate::engine::Engine;
+
+/// An object of ours to be applied as it stands here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// A volume claim.
+    Claim(PersistentVolumeClaim),
+    /// A Service.
+    Service(Service),
+    /// A Job.
+    Job(Box<Job>),
+    /// A replica.
+    StatefulSet(Box<StatefulSet>),
+}
+
+/// The kinds of objects that are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A volume claim.
+    Claim,
+    /// A Service.
+    Service,
+    /// A Job and its pods.
+    Job,
+    /// A replica and its pod.
+    StatefulSet,
+}
+
+/// One step. Executing it twice is harmless.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step<S> {
+    /// Put our finalizer on the resource.
+    Hold,
+    /// Take our finalizer off the resource.
+    Release,
+    /// A step on the source's server.
+    Source(S),
+    /// Write a mark into the source's log, to be looked for on these replicas.
+    Mark(Vec<u32>),
+    /// Apply an object of ours.
+    Apply(Object),
+    /// Delete an object of ours.
+    Delete(Kind, String),
+    /// Keep a volume: it no longer counts as ours.
+    Keep(String),
+    /// Write variables into a ConfigMap.
+    Publish {
+        /// Name of the ConfigMap.
+        config_map: String,
+        /// Our keys and their values.
+        data: BTreeMap<String, String>,
+    },
+    /// Nothing to execute: an event that tells what was found.
+    Tell {
+        /// It is a warning.
+        warning: bool,
+        /// Reason of the event.
+        reason: &'static str,
+        /// Text of the event.
+        note: String,
+    },
+}
+
+impl<S: fmt::Display> fmt::Display for Step<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hold => write!(f, "add the finalizer"),
+            Self::Release => write!(f, "remove the finalizer"),
+            Self::Source(step) => write!(f, "source: {step}"),
+            Self::Mark(_) => write!(f, "write a mark into the source's log"),
+            Self::Apply(object) => {
+                let (kind, meta) = match object {
+                    Object::Claim(object) => ("PersistentVolumeClaim", &object.metadata),
+                    Object::Service(object) => ("Service", &object.metadata),
+                    Object::Job(object) => ("Job", &object.metadata),
+                    Object::StatefulSet(object) => ("StatefulSet", &object.metadata),
+                };
+                write!(f, "apply {kind} {}", meta.name.as_deref().unwrap_or_default())
+            }
+            Self::Delete(kind, name) => {
+                let kind = match kind {
+                    Kind::Claim => "PersistentVolumeClaim",
+                    Kind::Service => "Service",
+                    Kind::Job => "Job",
+                    Kind::StatefulSet => "StatefulSet",
+                };
+                write!(f, "delete {kind} {name}")
+            }
+            Self::Keep(name) => write!(f, "keep PersistentVolumeClaim {name}"),
+            Self::Publish { config_map, data } => {
+                write!(f, "write {} to ConfigMap {config_map}", data.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
+            Self::Tell { reason, .. } => write!(f, "tell {reason}"),
+        }
+    }
+}
+
+/// When to look again where nothing that is watched will say so.
+pub mod again {
+    use super::Duration;
+    /// Something is about to change: a server starts, a mark arrives.
+    pub const SOON: Duration = Duration::from_millis(500);
+    /// A copy is running.
+    pub const PROGRESS: Duration = Duration::from_secs(2);
+    /// The user has to do something.
+    pub const BLOCKED: Duration = Duration::from_secs(10);
+    /// Everything is as it should be.
+    pub const IDLE: Duration = Duration::from_secs(30);
+    /// A Job that failed is tried again after this time.
+    pub const RETRY: Duration = Duration::from_secs(20);
+    /// A resource that is being deleted waits so long for a source that does not answer.
+    pub const ABANDON: Duration = Duration::from_secs(60);
+}
+
+/// What to do now, and what to say.
+#[derive(Debug, Clone)]
+pub struct Plan<S> {
+    /// The status; it holds the record of whatever the steps change, and is written before they are executed.
+    pub status: DatabaseReplicationStatus,
+    /// The steps, in order; a step that fails ends the execution.
+    pub steps: Vec<Step<S>>,
+    /// When to look again.
+    pub again: Duration,
+}
+
+/// The plan for one resource.
+#[must_use]
+pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, image: &str) -> Plan<E::Step> {
+    let draft = Draft::new(subject, facts);
+    if subject.disabling() {
+        disable::plan::<E>(subject, facts, draft)
+    } else if subject.resource.spec.suspend {
+        draft.suspended()
+    } else {
+        enable::plan::<E>(subject, facts, draft, image)
+    }
+}

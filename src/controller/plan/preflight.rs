@@ -1,0 +1,136 @@
+//! What keeps the replication from being set up: everything at once, before anything is changed.
+
+use super::{Facts, Subject};
+use crate::controller::facts::Server;
+use crate::engine::{Engine, Finding, SourceSummary, WantedSource};
+use crate::resources::{bytes_of, format_bytes};
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// Findings that matter at any time: without these things nothing can be done.
+#[must_use]
+pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let name = subject.source();
+    match &facts.source {
+        None => found.push(Finding::new(
+            "SourceNotFound",
+            format!("there is no StatefulSet {name} in namespace {}", subject.names.namespace),
+            "create it, or correct source.statefulSetRef (it cannot be changed: delete this resource and create another)",
+        )),
+        Some(source) => {
+            let replicas = source.stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            if replicas == 0 {
+                found.push(Finding::new(
+                    "SourceScaledToZero",
+                    format!("StatefulSet {name} has replicas: 0"),
+                    format!("kubectl scale statefulset {name} --replicas=1"),
+                ));
+            } else if replicas > 1 {
+                found.push(Finding::new(
+                    "SourceHasSeveralPods",
+                    format!("StatefulSet {name} has replicas: {replicas}; which of its pods takes the writes cannot be told from its number"),
+                    "scale it to one pod, or name another StatefulSet",
+                ));
+            } else if source.pod.is_none() {
+                found.push(Finding::new("SourcePodMissing", format!("pod {name}-0 does not exist"), format!("kubectl describe statefulset {name} tells why")));
+            }
+        }
+    }
+    if let Some(rival) = &facts.rival {
+        found.push(Finding::new(
+            "SourceTaken",
+            format!("DatabaseReplication {rival} came first and already gives StatefulSet {name} its replicas"),
+            format!("raise replicas in {rival}, or delete one of the two"),
+        ));
+    }
+    match &facts.administrator {
+        Err(finding) => found.push(finding.clone()),
+        Ok(_) => match &facts.server {
+            Server::Unreachable(why) => found.push(Finding::new(
+                "SourceUnreachable",
+                format!("the source does not answer: {why}"),
+                format!("see that pod {name}-0 runs, that it listens on port {}, and that network policies let the operator in", subject.port),
+            )),
+            Server::Refused(why) => found.push(Finding::new(
+                "CredentialsRefused",
+                format!("the source refused the login: {why}"),
+                format!("correct the Secret {} (source.credentials)", subject.resource.spec.source.credentials.secret_ref.name),
+            )),
+            Server::NotAsked | Server::Up(_) => {}
+        },
+    }
+    if let Some(Err(finding)) = &facts.shape {
+        found.push(finding.clone());
+    }
+    found
+}
+
+/// Findings that matter before the first change: what the server says of itself, room for the copies, ConfigMaps.
+#[must_use]
+pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSource) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Server::Up(server) = &facts.server {
+        found.extend(E::preflight(server, wanted));
+        found.extend(room(subject, facts, &E::summary(server)));
+    }
+    found.extend(subject.environment.iter().filter(|(object, _)| matches!(facts.config_maps.get(&object.name), Some(None))).map(|(object, _)| {
+        Finding::new(
+            "ConfigMapNotFound",
+            format!("there is no ConfigMap {} in namespace {}", object.name, subject.names.namespace),
+            format!("kubectl create configmap {} -n {}, or correct environment.configMaps", object.name, subject.names.namespace),
+        )
+    }));
+    found
+}
+
+/// Backup volume and replica volume must hold twice the data: the backup volume so that a new backup fits beside the old one, the replica's so that it
+/// can grow as the source does.
+fn room<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSummary) -> Vec<Finding> {
+    let spec = &subject.resource.spec;
+    let needed = server.data_bytes.saturating_mul(2);
+    let data = format_bytes(server.data_bytes);
+    let mut found = Vec::new();
+    match bytes_of(&spec.backup.volume.size) {
+        None => found.push(Finding::new("InvalidSize", format!("backup.volume.size {} is not a size", spec.backup.volume.size.0), "write it like 20Gi")),
+        Some(size) if size < needed => found.push(Finding::new(
+            "BackupVolumeTooSmall",
+            format!("backup.volume.size is {}, and the source holds {data}: {} are needed, twice the data", format_bytes(size), format_bytes(needed)),
+            format!("set backup.volume.size to {} or more", recommended(needed)),
+        )),
+        Some(_) => {}
+    }
+    match replica_size(subject, facts) {
+        None => found.push(Finding::new(
+            "ReplicaSizeUnknown",
+            "the source's data lies on no claim that a replica's volume could be sized after",
+            "set replicaTemplate.storage.size",
+        )),
+        Some(size) if size < needed => found.push(Finding::new(
+            "ReplicaVolumeTooSmall",
+            format!("a replica's volume would have {}, and the source holds {data}: {} are needed, twice the data", format_bytes(size), format_bytes(needed)),
+            format!("set replicaTemplate.storage.size to {} or more", recommended(needed)),
+        )),
+        Some(_) => {}
+    }
+    found
+}
+
+fn recommended(needed: u64) -> String {
+    if needed > GIB { format!("{}Gi", needed.div_ceil(GIB)) } else { format!("{}Mi", needed.div_ceil(MIB).max(64)) }
+}
+
+/// Size of a replica's volume, in bytes.
+#[must_use]
+pub fn replica_size<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<u64> {
+    let own = subject.resource.spec.replica_template.as_ref().and_then(|template| template.storage.as_ref());
+    own.map_or_else(|| facts.claim.as_ref().map(|(bytes, _)| *bytes), |storage| bytes_of(&storage.size))
+}
+
+/// How much of the source's log may be kept for replicas, in bytes: half of what its volume has left, so that a replica that is gone cannot fill it.
+#[must_use]
+pub fn retention_limit<E: Engine>(facts: &Facts<E>, data_bytes: u64) -> u64 {
+    let free = facts.claim.as_ref().map_or(0, |(bytes, _)| bytes.saturating_sub(data_bytes));
+    (free / 2).max(GIB / 4)
+}

@@ -1,0 +1,217 @@
+//! One replica: where it stands, from what is, and what comes next for it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{Draft, Facts, Kind, Object, Step, Subject, backup};
+use crate::api::{DeletionPolicy, ReplicaStatus, Storage};
+use crate::controller::facts::{JobState, Server};
+use crate::engine::{Engine, Held, ReplicaSummary, SourceSummary};
+use crate::resources::{
+    JobRequest, Names, ReplicaRequest, build_replica, build_replica_claim, build_replica_service, build_replicas_service, build_restore_job, format_bytes,
+};
+
+/// Where a replica stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Nothing of it exists.
+    Absent,
+    /// Its volume is being deleted, since it was lost: everything else of it goes too.
+    Removing,
+    /// The restore Job runs.
+    Restoring,
+    /// The restore Job failed; why, and whether it is time to try again.
+    RestoreFailed(String, bool),
+    /// Its volume holds a finished restore.
+    Restored,
+    /// Its server does not answer yet; why.
+    Starting(String),
+    /// Its server takes writes: it must not.
+    Writable,
+    /// It does not stream; why.
+    NotReplicating(String),
+    /// The source no longer has what it needs.
+    Lost(String),
+    /// It streams, and has not yet shown what was written after its restore.
+    CatchingUp,
+    /// It streams, and has shown it.
+    InSync,
+}
+
+impl State {
+    /// The word in the status.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Absent => "Pending",
+            Self::Removing => "Removing",
+            Self::Restoring | Self::RestoreFailed(..) => "Restoring",
+            Self::Restored | Self::Starting(_) => "Starting",
+            Self::Writable | Self::NotReplicating(_) => "NotReplicating",
+            Self::Lost(_) => "Lost",
+            Self::CatchingUp => "CatchingUp",
+            Self::InSync => "InSync",
+        }
+    }
+}
+
+/// How far behind, in coarse steps, so that the status of a busy database does not tick.
+#[must_use]
+pub fn lag_words(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    let step = [16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB, 16384 * MIB].into_iter().find(|step| bytes < *step);
+    step.map_or_else(|| "over 16.0 GiB".to_owned(), |step| format!("under {}", format_bytes(step)))
+}
+
+/// Where replica `number` stands.
+#[must_use]
+pub fn observe<E: Engine>(names: &Names, facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32) -> State {
+    let own = &facts.own;
+    if own.claims.get(&names.replica_claim(number)).is_some_and(|claim| claim.deleting) {
+        return State::Removing;
+    }
+    if !own.stateful_sets.contains_key(&names.replica(number)) {
+        return match own.jobs.get(&names.restore_job(number)) {
+            None if own.claims.contains_key(&names.replica_claim(number)) => State::Absent,
+            None => State::Absent,
+            Some(None | Some(JobState::Running)) => State::Restoring,
+            Some(Some(JobState::Failed(why, at))) => State::RestoreFailed(why.clone(), at.is_none_or(|at| backup::waited(facts.now, at))),
+            Some(Some(JobState::Complete(_))) => State::Restored,
+        };
+    }
+    if server.held.iter().any(|(held, state)| *held == number && *state == Held::Lost) {
+        return State::Lost("what it had not received yet passed the source's limit for retained log".to_owned());
+    }
+    match facts.replicas.get(&number) {
+        Some(Server::Up(replica)) => state_of_server::<E>(facts, server, before, number, replica),
+        Some(Server::Unreachable(why) | Server::Refused(why)) => {
+            let trouble = own.replica_pod(number).and_then(|pod| pod.trouble.clone());
+            State::Starting(trouble.unwrap_or_else(|| why.clone()))
+        }
+        Some(Server::NotAsked) | None => {
+            let pod = own.replica_pod(number);
+            State::Starting(pod.and_then(|pod| pod.trouble.clone()).unwrap_or_else(|| "its pod is starting".to_owned()))
+        }
+    }
+}
+
+fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32, replica: &ReplicaSummary) -> State {
+    if !replica.read_only {
+        return State::Writable;
+    }
+    if !replica.streaming {
+        let last = replica.received.max(replica.applied);
+        if last.0 > 0 && last < server.oldest_available {
+            let (last, oldest) = (E::format_position(last), E::format_position(server.oldest_available));
+            return State::Lost(format!("it stands at {last}, and the source has nothing before {oldest}"));
+        }
+        return State::NotReplicating(replica.trouble.clone().unwrap_or_else(|| "it is not connected to the source".to_owned()));
+    }
+    if let Some(trouble) = &replica.trouble {
+        return State::NotReplicating(trouble.clone());
+    }
+    let proven = before.is_some_and(|before| before.proven_at.is_some());
+    let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied >= *mark);
+    if proven || arrived { State::InSync } else { State::CatchingUp }
+}
+
+/// The replica's entry in the status.
+#[must_use]
+pub fn describe<E: Engine>(
+    names: &Names,
+    facts: &Facts<E>,
+    server: &SourceSummary,
+    before: Option<&ReplicaStatus>,
+    number: u32,
+    state: &State,
+) -> ReplicaStatus {
+    let summary = match facts.replicas.get(&number) {
+        Some(Server::Up(summary)) => Some(summary),
+        _ => None,
+    };
+    let started = !matches!(state, State::Absent | State::Removing | State::Restoring | State::RestoreFailed(..) | State::Restored);
+    let mut entry = ReplicaStatus {
+        name: names.replica(number),
+        address: names.host(&names.replica(number)),
+        state: state.word().to_owned(),
+        role: summary.map(|summary| if summary.read_only { "replica" } else { "primary" }.to_owned()),
+        lag: summary.map(|summary| lag_words(server.position.0.saturating_sub(summary.applied.0))),
+        proof_position: before.filter(|_| started).and_then(|before| before.proof_position.clone()),
+        proven_at: before.filter(|_| started).and_then(|before| before.proven_at.clone()),
+    };
+    if *state == State::InSync && entry.proven_at.is_none() {
+        entry.proof_position = facts.marks.get(&number).map(|mark| E::format_position(*mark));
+        entry.proven_at = Some(Time(facts.now));
+    }
+    entry
+}
+
+/// The volume that a replica gets: what the user says, or size and class of the source's.
+fn storage<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Storage> {
+    let own = subject.resource.spec.replica_template.as_ref().and_then(|template| template.storage.clone());
+    own.or_else(|| {
+        let (bytes, class) = facts.claim.clone()?;
+        Some(Storage { size: k8s_openapi::apimachinery::pkg::api::resource::Quantity(bytes.to_string()), storage_class_name: class })
+    })
+}
+
+/// Plans volume and restore Job of a replica that does not exist yet.
+pub fn seed<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, number: u32) {
+    let names = &subject.names;
+    if !facts.own.claims.contains_key(&names.replica_claim(number)) {
+        if let Some(storage) = storage(subject, facts) {
+            draft.steps.push(Step::Apply(Object::Claim(build_replica_claim(names, number, &storage))));
+        }
+    }
+    draft.steps.push(Step::Apply(Object::Job(Box::new(build_restore_job(request, number)))));
+}
+
+/// Plans StatefulSet and Services of a replica, wherever they differ from what was applied last.
+pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, number: u32) {
+    let names = &subject.names;
+    let own = &facts.own;
+    for service in [build_replicas_service(names, &subject.owner, subject.port), build_replica_service(names, &subject.owner, number, subject.port)] {
+        let name = service.metadata.name.clone().unwrap_or_default();
+        let planned = draft.steps.iter().any(|step| matches!(step, Step::Apply(Object::Service(planned)) if planned.metadata.name.as_ref() == Some(&name)));
+        if !own.services.contains_key(&name) && !planned {
+            draft.steps.push(Step::Apply(Object::Service(service)));
+        }
+    }
+    let replica = ReplicaRequest {
+        names,
+        owner: &subject.owner,
+        shape: request.shape,
+        image: request.image,
+        engine: request.engine,
+        user: request.user,
+        source: subject.source(),
+        template: subject.resource.spec.replica_template.as_ref(),
+    };
+    let wanted = build_replica(&replica, number);
+    let digest = crate::controller::digest(&wanted);
+    if own.stateful_sets.get(&names.replica(number)).is_none_or(|applied| applied.digest.as_ref() != Some(&digest) && !applied.deleting) {
+        draft.steps.push(Step::Apply(Object::StatefulSet(Box::new(wanted))));
+    }
+}
+
+/// Plans to remove everything of a replica but what the source holds for it. Gives whether its pod is gone.
+pub fn remove<S>(names: &Names, own: &crate::controller::facts::Own, draft: &mut Draft<S>, number: u32) -> bool {
+    for (kind, name, exists) in [
+        (Kind::Job, names.restore_job(number), own.jobs.get(&names.restore_job(number)).is_some_and(Option::is_some)),
+        (Kind::StatefulSet, names.replica(number), own.stateful_sets.get(&names.replica(number)).is_some_and(|s| !s.deleting)),
+        (Kind::Service, names.replica(number), own.services.get(&names.replica(number)).is_some_and(|s| !s.deleting)),
+    ] {
+        if exists {
+            draft.steps.push(Step::Delete(kind, name));
+        }
+    }
+    !own.stateful_sets.contains_key(&names.replica(number)) && own.pods.iter().all(|pod| pod.number != Some(number) || pod.ended)
+}
+
+/// Plans what becomes of a volume.
+pub fn dispose<S>(policy: DeletionPolicy, own: &crate::controller::facts::Own, draft: &mut Draft<S>, claim: String) {
+    if own.claims.get(&claim).is_some_and(|claim| !claim.deleting) {
+        draft.steps.push(match policy {
+            DeletionPolicy::Retain => Step::Keep(claim),
+            DeletionPolicy::Delete => Step::Delete(Kind::Claim, claim),
+        });
+    }
+}

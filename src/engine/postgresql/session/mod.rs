@@ -1,0 +1,167 @@
+//! A connection to one PostgreSQL server.
+
+mod execute;
+mod observe;
+mod tls;
+
+use std::time::Duration;
+
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
+
+use super::facts::SourceFacts;
+use super::plan::Step;
+use crate::engine::{Endpoint, Identity, Position, ReplicaSummary, Session, SessionError};
+
+pub(super) use tls::client_config;
+
+/// No answer within this time counts as unreachable.
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
+/// The server ends a statement that takes longer, and so do we a moment later.
+const STATEMENT: Duration = Duration::from_secs(15);
+
+/// A connection as the administrator. It ends with this value.
+pub struct PostgreSqlSession {
+    client: Client,
+    endpoint: Endpoint,
+}
+
+/// Sorts an error: no connection, a login that will not do, or a request that failed.
+fn sorted(endpoint: &Endpoint, doing: &str, error: &tokio_postgres::Error) -> SessionError {
+    let Some(answer) = error.as_db_error() else {
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        // The driver finds a missing method or a wrong password of ours before the server does.
+        if cause.contains("password") || cause.contains("SCRAM") {
+            return SessionError::Refused(cause);
+        }
+        return SessionError::Unreachable(format!("{}:{}: {cause}", endpoint.host, endpoint.port));
+    };
+    let code = answer.code();
+    let message = answer.detail().map_or_else(|| answer.message().to_owned(), |detail| format!("{} ({detail})", answer.message()));
+    if code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME {
+        SessionError::Refused(message)
+    } else if [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code) {
+        SessionError::Unreachable(format!("{}:{}: {message}", endpoint.host, endpoint.port))
+    } else {
+        SessionError::Failed { doing: doing.to_owned(), message }
+    }
+}
+
+impl PostgreSqlSession {
+    /// Executes SQL and gives its rows as text.
+    async fn rows(&mut self, doing: &str, sql: &str) -> Result<Vec<SimpleQueryRow>, SessionError> {
+        let answered = tokio::time::timeout(STATEMENT + CONNECT, self.client.simple_query(sql)).await;
+        let messages = answered
+            .map_err(|_| SessionError::Unreachable(format!("{}:{}: no answer while: {doing}", self.endpoint.host, self.endpoint.port)))?
+            .map_err(|error| sorted(&self.endpoint, doing, &error))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The first column of the first row.
+    async fn value(&mut self, doing: &str, sql: &str) -> Result<Option<String>, SessionError> {
+        let rows = self.rows(doing, sql).await?;
+        Ok(rows.first().and_then(|row| row.try_get(0).ok().flatten()).map(str::to_owned))
+    }
+
+    /// Sets the password of a role, as a SCRAM verifier computed here: the password itself reaches neither the server's log nor its statistics.
+    ///
+    /// # Errors
+    /// Whatever the server answers.
+    pub async fn set_password(&mut self, role: &str, password: &str) -> Result<(), SessionError> {
+        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+        let sql = format!("ALTER ROLE {} PASSWORD {}", identifier(role), literal(&verifier));
+        self.rows("setting the replication password", &sql).await.map(drop)
+    }
+}
+
+/// A quoted identifier.
+fn identifier(name: &str) -> String {
+    postgres_protocol::escape::escape_identifier(name)
+}
+
+/// A quoted literal.
+fn literal(text: &str) -> String {
+    postgres_protocol::escape::escape_literal(text)
+}
+
+/// A word for the shell that the server runs: in single quotes, whatever it holds.
+fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+impl Session for PostgreSqlSession {
+    type SourceFacts = SourceFacts;
+    type Step = Step;
+
+    async fn connect(endpoint: &Endpoint) -> Result<Self, SessionError> {
+        let mut config = Config::new();
+        config
+            .host(&endpoint.host)
+            .port(endpoint.port)
+            .dbname(&endpoint.database)
+            .user(&endpoint.username)
+            .password(&endpoint.password)
+            .application_name("understudy")
+            .connect_timeout(CONNECT)
+            .ssl_mode(SslMode::Prefer)
+            .options(format!("-c statement_timeout={} -c idle_in_transaction_session_timeout=60000", STATEMENT.as_millis()));
+        let tls = tokio_postgres_rustls::MakeRustlsConnect::new(client_config());
+        let connected = tokio::time::timeout(CONNECT * 2, config.connect(tls)).await;
+        let (client, connection) = connected
+            .map_err(|_| SessionError::Unreachable(format!("{}:{}: no answer", endpoint.host, endpoint.port)))?
+            .map_err(|error| sorted(endpoint, "connecting", &error))?;
+        // It ends when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        Ok(Self { client, endpoint: endpoint.clone() })
+    }
+
+    async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
+        observe::source(self, identity).await
+    }
+
+    async fn observe_replica(&mut self) -> Result<ReplicaSummary, SessionError> {
+        observe::replica(self).await
+    }
+
+    async fn execute(&mut self, step: &Step) -> Result<(), SessionError> {
+        execute::execute(self, step).await
+    }
+
+    async fn write_mark(&mut self) -> Result<Position, SessionError> {
+        // Transactional: its commit is flushed, so that it is sent at once on an idle server too.
+        self.rows("writing a mark", "SELECT pg_logical_emit_message(true, 'understudy', '')").await?;
+        let position = self.value("reading the position", "SELECT pg_current_wal_insert_lsn() - '0/0'").await?;
+        Ok(Position(position.and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell_whatever_they_hold() {
+        for text in ["plain", "with space", "it's", "$(reboot)", "a;b", "\\'", ""] {
+            let output = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", shell_word(text))]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn identifiers_and_literals_are_quoted() {
+        assert_eq!(identifier(r#"a"b"#), r#""a""b""#);
+        assert_eq!(literal("it's"), "'it''s'");
+        assert!(literal(r"back\slash").contains("E'back\\\\slash'"));
+    }
+}

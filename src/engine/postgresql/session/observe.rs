@@ -1,0 +1,200 @@
+//! Reads a server. Changes nothing.
+
+use super::super::facts::{HbaRule, SlotFacts, SourceFacts};
+use super::super::hba;
+use super::{PostgreSqlSession, literal, shell_word};
+use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
+
+/// A row of text values by name.
+struct Row(tokio_postgres::SimpleQueryRow);
+
+impl Row {
+    fn text(&self, name: &str) -> Option<String> {
+        self.0.try_get(name).ok().flatten().map(str::to_owned)
+    }
+
+    fn word(&self, name: &str) -> String {
+        self.text(name).unwrap_or_default()
+    }
+
+    fn number<N: std::str::FromStr + Default>(&self, name: &str) -> N {
+        self.text(name).and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    fn yes(&self, name: &str) -> bool {
+        self.text(name).as_deref() == Some("t")
+    }
+}
+
+/// What every user may read.
+const COMMON: &str = "SELECT current_setting('server_version_num') AS version_num, current_setting('server_version') AS version, \
+    current_user AS me, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser, pg_is_in_recovery() AS recovery, \
+    current_setting('wal_level') AS wal_level, current_setting('max_wal_senders') AS senders, (SELECT count(*) FROM pg_stat_replication) AS senders_used, \
+    current_setting('max_replication_slots') AS slots, (SELECT count(*) FROM pg_replication_slots) AS slots_used, \
+    (SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep, \
+    (SELECT source FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_source, \
+    (SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END) FROM pg_database) AS bytes, \
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0' AS position, \
+    (SELECT string_agg(pg_tablespace_location(oid), ', ') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS outside";
+
+/// What a superuser may read besides. `pg_read_file` reads `/proc` too: the backend's own user is that of the server.
+const SUPERUSER: &str = "SELECT current_setting('data_directory') AS data_directory, current_setting('hba_file') AS hba_file, \
+    pg_read_file(current_setting('hba_file')) AS hba, pg_read_file('/proc/self/status', 0, 4096) AS process, \
+    (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 1, 8) = \
+        (SELECT substr(max(name), 1, 8) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')) AS oldest, \
+    (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') AS segment, \
+    (SELECT setting FROM pg_file_settings WHERE name = 'max_slot_wal_keep_size' AND sourcefile LIKE '%postgresql.auto.conf' ORDER BY seqno DESC LIMIT 1) AS keep_auto";
+
+/// The start of the WAL segment with this file name (manual, "WAL Internals").
+fn segment_start(name: &str, segment_size: u64) -> Option<Position> {
+    let log = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
+    let segment = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
+    Some(Position((log << 32) + segment * segment_size))
+}
+
+/// The effective user and group of a process from its `/proc/…/status`.
+fn owner(status: &str) -> Option<(u32, u32)> {
+    let second = |key: &str| status.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().nth(1)?.parse().ok();
+    Some((second("Uid:")?, second("Gid:")?))
+}
+
+/// See [`crate::engine::Session::observe_source`].
+pub async fn source(session: &mut PostgreSqlSession, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
+    let rows = session.rows("reading the server's settings", COMMON).await?;
+    let Some(row) = rows.into_iter().next().map(Row) else {
+        return Err(SessionError::Failed { doing: "reading the server's settings".to_owned(), message: "no answer".to_owned() });
+    };
+    let mut facts = SourceFacts {
+        version_num: row.number("version_num"),
+        version: row.word("version"),
+        superuser: row.yes("superuser"),
+        user: row.word("me"),
+        in_recovery: row.yes("recovery"),
+        wal_level: row.word("wal_level"),
+        wal_senders: (row.number("senders"), row.number("senders_used")),
+        replication_slots: (row.number("slots"), row.number("slots_used")),
+        slot_wal_keep_mb: row.number("keep"),
+        slot_wal_keep_source: row.word("keep_source"),
+        data_bytes: row.number("bytes"),
+        outside: row.text("outside").into_iter().collect(),
+        position: Position(row.number("position")),
+        ..SourceFacts::default()
+    };
+    if let Some(identity) = identity {
+        ours(session, identity, &mut facts).await?;
+    }
+    if facts.superuser {
+        privileged(session, identity, &mut facts).await?;
+    }
+    Ok(facts)
+}
+
+/// Role, slots and connections of ours.
+async fn ours(session: &mut PostgreSqlSession, identity: &Identity, facts: &mut SourceFacts) -> Result<(), SessionError> {
+    let role = literal(&identity.role());
+    let sql = format!(
+        "SELECT 'role' AS kind, rolname::text AS name, false AS active, '' AS state, 0::bigint AS a, NULL::bigint AS b FROM pg_roles WHERE rolname = {role} \
+         UNION ALL SELECT 'slot', slot_name::text, active, COALESCE(wal_status, ''), 0, NULL FROM pg_replication_slots WHERE starts_with(slot_name::text, {role} || '_') \
+         UNION ALL SELECT 'connection', '', false, '', 0, NULL FROM pg_stat_activity WHERE usename = {role} \
+         UNION ALL SELECT 'backup', '', false, '', p.backup_streamed, p.backup_total FROM pg_stat_progress_basebackup p JOIN pg_stat_activity USING (pid) WHERE usename = {role}"
+    );
+    for row in session.rows("looking for what is ours", &sql).await?.into_iter().map(Row) {
+        match row.word("kind").as_str() {
+            "role" => facts.role_exists = true,
+            "connection" => facts.connections += 1,
+            "backup" => facts.backup_progress = Some((row.number("a"), row.text("b").and_then(|b| b.parse().ok()))),
+            _ => {
+                let name = row.word("name");
+                if let Some(number) = identity.slot_number(&name) {
+                    facts.slots.push(SlotFacts { number, active: row.yes("active"), wal_status: row.word("state"), name });
+                }
+            }
+        }
+    }
+    facts.slots.sort_by_key(|slot| slot.number);
+    Ok(())
+}
+
+/// What only a superuser may read.
+async fn privileged(session: &mut PostgreSqlSession, identity: Option<&Identity>, facts: &mut SourceFacts) -> Result<(), SessionError> {
+    let rows = session.rows("reading the server's files", SUPERUSER).await?;
+    let Some(row) = rows.into_iter().next().map(Row) else { return Ok(()) };
+    facts.data_directory = row.word("data_directory");
+    facts.hba_file = row.word("hba_file");
+    facts.owner = owner(&row.word("process")).unwrap_or_default();
+    let segment_size = row.number("segment");
+    facts.oldest_wal = segment_start(&row.word("oldest"), segment_size).unwrap_or_default();
+    facts.slot_wal_keep_auto_conf = row.text("keep_auto");
+    facts.hba_line_present = identity.is_some_and(|identity| hba::stands_in(&row.word("hba"), &super::super::hba_line(identity)).is_some());
+    if facts.hba_line_present {
+        facts.hba_writable = true;
+        return Ok(());
+    }
+    facts.hba_writable = command_succeeds(session, &format!("test -w {}", shell_word(&facts.hba_file))).await?;
+    if !command_succeeds(session, &format!("test ! -L {}/pg_wal", shell_word(&facts.data_directory))).await? {
+        facts.outside.push("pg_wal (a link)".to_owned());
+    }
+    let rules = "SELECT line_number, type, array_to_string(database, ',') AS databases, array_to_string(user_name, ',') AS users, address, auth_method, error FROM pg_hba_file_rules ORDER BY line_number";
+    let split = |text: String| text.split(',').map(str::to_owned).collect();
+    facts.hba_rules = session
+        .rows("reading pg_hba_file_rules", rules)
+        .await?
+        .into_iter()
+        .map(Row)
+        .map(|row| HbaRule {
+            line: row.number("line_number"),
+            kind: row.word("type"),
+            databases: split(row.word("databases")),
+            users: split(row.word("users")),
+            address: row.word("address"),
+            method: row.word("auth_method"),
+            error: row.text("error"),
+        })
+        .collect();
+    Ok(())
+}
+
+/// Runs a command as the server's user that only looks; false if it says no.
+async fn command_succeeds(session: &mut PostgreSqlSession, command: &str) -> Result<bool, SessionError> {
+    match session.rows("asking the server's file system", &format!("COPY (SELECT 1 WHERE false) TO PROGRAM {}", literal(command))).await {
+        Ok(_) => Ok(true),
+        Err(SessionError::Failed { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// See [`crate::engine::Session::observe_replica`].
+pub async fn replica(session: &mut PostgreSqlSession) -> Result<ReplicaSummary, SessionError> {
+    let sql = "SELECT pg_is_in_recovery() AS recovery, EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming') AS streaming, \
+        COALESCE(pg_last_wal_replay_lsn() - '0/0', 0) AS applied, COALESCE(pg_last_wal_receive_lsn() - '0/0', 0) AS received, \
+        pg_is_in_recovery() AND pg_is_wal_replay_paused() AS paused";
+    let rows = session.rows("reading the replica's state", sql).await?;
+    let Some(row) = rows.into_iter().next().map(Row) else { return Ok(ReplicaSummary::default()) };
+    let paused = "recovery has paused: a setting of the source is higher than here, or somebody paused it (pg_wal_replay_resume() goes on)";
+    Ok(ReplicaSummary {
+        read_only: row.yes("recovery"),
+        streaming: row.yes("streaming"),
+        applied: Position(row.number("applied")),
+        received: Position(row.number("received")),
+        trouble: row.yes("paused").then(|| paused.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_of_a_segment_is_told_from_its_name() {
+        let size = 16 << 20;
+        assert_eq!(segment_start("000000010000000000000001", size), Some(Position(size)));
+        assert_eq!(segment_start("0000000200000016000000B3", size), Some(Position((0x16 << 32) + 0xB3 * size)));
+        assert_eq!(segment_start("short", size), None);
+    }
+
+    #[test]
+    fn the_owner_is_the_effective_user() {
+        assert_eq!(owner("Name:\tpostgres\nUid:\t0\t999\t999\t999\nGid:\t0\t998\t998\t998\n"), Some((999, 998)));
+        assert_eq!(owner(""), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! Events: what `kubectl describe` tells a person, in one table.
+
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use std::fmt::Display;
+
+use crate::api::{DatabaseReplication, DatabaseReplicationStatus};
+use crate::controller::plan::{Kind, Object, Step, conditions};
+
+/// Publishes events; one that can't be published is logged and forgotten.
+pub struct Events {
+    recorder: Recorder,
+}
+
+/// An event: whether it is a warning, its reason, its text.
+type Told = (bool, &'static str, String);
+
+/// The event of a step that was executed; none where a person would not miss it.
+fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
+    let name = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| meta.name.clone().unwrap_or_default();
+    Some(match step {
+        Step::Source(step) => (false, "SourceChanged", format!("On the source: {step}")),
+        Step::Apply(Object::Job(job)) => {
+            let name = name(&job.metadata);
+            if name.contains("-backup-") {
+                (false, "BackupStarted", format!("Job {name} takes a full backup"))
+            } else {
+                (false, "RestoreStarted", format!("Job {name} restores the backup"))
+            }
+        }
+        Step::Apply(Object::StatefulSet(object)) => (false, "ReplicaApplied", format!("StatefulSet {} runs the replica", name(&object.metadata))),
+        Step::Apply(Object::Claim(_) | Object::Service(_)) | Step::Mark(_) | Step::Hold => return None,
+        Step::Delete(Kind::StatefulSet, name) => (false, "ReplicaRemoved", format!("StatefulSet {name} is being deleted")),
+        Step::Delete(Kind::Claim, name) => (false, "VolumeDeleted", format!("PersistentVolumeClaim {name} is being deleted")),
+        Step::Delete(Kind::Service | Kind::Job, _) => return None,
+        Step::Keep(name) => (false, "VolumeKept", format!("PersistentVolumeClaim {name} is kept (deletionPolicy: Retain)")),
+        Step::Publish { config_map, .. } => (false, "VariablesUpdated", format!("ConfigMap {config_map} holds the current variables")),
+        Step::Release => (false, "Standalone", "The source is a stand-alone database".to_owned()),
+        Step::Tell { warning, reason, note } => (*warning, reason, note.clone()),
+    })
+}
+
+impl Events {
+    /// Events of this operator's instance.
+    #[must_use]
+    pub fn new(client: Client, instance: String) -> Self {
+        let reporter = Reporter { controller: "understudy".to_owned(), instance: Some(instance) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Tells of a step that was executed.
+    pub async fn step<S: Display>(&self, resource: &DatabaseReplication, step: &Step<S>) {
+        if let Some(told) = of_step(step) {
+            self.publish(resource, told, "Apply").await;
+        }
+    }
+
+    /// Tells of a change of the condition `Ready`, and of the backup once it is there.
+    pub async fn transition(&self, resource: &DatabaseReplication, after: &DatabaseReplicationStatus) {
+        for (kind, every) in [(conditions::BACKUP_TAKEN, false), (conditions::READY, true)] {
+            let find = |status: &DatabaseReplicationStatus| status.conditions.iter().find(|condition| condition.type_ == kind).cloned();
+            let before = resource.status.as_ref().and_then(find);
+            let Some(now) = find(after) else { continue };
+            let changed = before.is_none_or(|before| (before.status, before.reason) != (now.status.clone(), now.reason.clone()));
+            if !changed || (!every && now.status != "True") {
+                continue;
+            }
+            let warning = after.conditions.iter().any(|c| c.type_ == conditions::STALLED && c.status == "True") || now.reason.ends_with("Failed");
+            let note = if every { now.message } else { format!("Backup: {}", now.message) };
+            let told = Event {
+                type_: if warning && every { EventType::Warning } else { EventType::Normal },
+                reason: if every { now.reason } else { "BackupCompleted".to_owned() },
+                note: Some(note.chars().take(1000).collect()),
+                action: "Reconcile".to_owned(),
+                secondary: None,
+            };
+            self.send(resource, &told).await;
+        }
+    }
+
+    async fn publish(&self, resource: &DatabaseReplication, (warning, reason, note): Told, action: &str) {
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            // The API server takes 1024 bytes.
+            note: Some(note.chars().take(1000).collect()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        self.send(resource, &event).await;
+    }
+
+    async fn send(&self, resource: &DatabaseReplication, event: &Event) {
+        if let Err(error) = self.recorder.publish(event, &resource.object_ref(&())).await {
+            tracing::warn!(%error, reason = %event.reason, "event not published");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The Jobs that take a backup and restore it. They run the database's own image, so that the tools fit the server, as the user that the server
+//! runs as, with a copy of our own static binary that an init container brings along.
+
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    WeightedPodAffinityTerm,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use std::collections::BTreeMap;
+
+use super::{BACKUP, CREDENTIALS, Names, Shape, TOOLS, meta};
+use crate::api::Credentials;
+
+/// What both Jobs need to know.
+#[derive(Debug, Clone, Copy)]
+pub struct JobRequest<'a> {
+    /// Names of this enabling.
+    pub names: &'a Names,
+    /// The resource that owns the Jobs.
+    pub owner: &'a OwnerReference,
+    /// The source's shape.
+    pub shape: &'a Shape,
+    /// The operator's own image, which brings the agent.
+    pub image: &'a str,
+    /// `spec.engine`.
+    pub engine: &'a str,
+    /// Numeric user and group of the server process.
+    pub user: (u32, u32),
+    /// The source's port.
+    pub port: u16,
+    /// Name of the source's StatefulSet.
+    pub source: &'a str,
+    /// The `sequence`th backup.
+    pub sequence: u32,
+}
+
+/// A container that may do nothing but compute and write to its volumes.
+pub(super) fn restricted(user: (u32, u32)) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        run_as_non_root: Some(user.0 != 0),
+        run_as_user: Some(i64::from(user.0)),
+        run_as_group: Some(i64::from(user.1)),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// What our own small containers ask for.
+pub(super) fn small() -> ResourceRequirements {
+    let amounts = |cpu: &str, memory: &str| BTreeMap::from([("cpu".to_owned(), Quantity(cpu.to_owned())), ("memory".to_owned(), Quantity(memory.to_owned()))]);
+    ResourceRequirements { requests: Some(amounts("10m", "16Mi")), ..ResourceRequirements::default() }
+}
+
+/// The init container that copies the agent into the pod.
+pub(super) fn install(image: &str, user: (u32, u32)) -> Container {
+    Container {
+        name: "understudy-install".to_owned(),
+        image: Some(image.to_owned()),
+        command: Some(vec!["/understudy".to_owned(), "agent".to_owned(), "install".to_owned(), TOOLS.to_owned()]),
+        volume_mounts: Some(vec![mount("understudy-tools", TOOLS)]),
+        security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..restricted(user) }),
+        resources: Some(small()),
+        ..Container::default()
+    }
+}
+
+/// A plain mount.
+pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+/// The volume that holds the agent.
+pub(super) fn tools_volume() -> Volume {
+    Volume { name: "understudy-tools".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
+}
+
+/// A volume by its claim.
+pub(super) fn claim_volume(name: &str, claim: String) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource { claim_name: claim, read_only: None }),
+        ..Volume::default()
+    }
+}
+
+/// Away from the source's pod and from replicas, where there is room.
+pub(super) fn apart(names: &Names, source: &str) -> Affinity {
+    let away = |labels: BTreeMap<String, String>| WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: PodAffinityTerm {
+            label_selector: Some(LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }),
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            ..PodAffinityTerm::default()
+        },
+    };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                away(BTreeMap::from([("statefulset.kubernetes.io/pod-name".to_owned(), format!("{source}-0"))])),
+                away(names.selector("replica")),
+            ]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+struct Work {
+    name: String,
+    component: &'static str,
+    number: Option<u32>,
+    arguments: Vec<String>,
+    mounts: Vec<VolumeMount>,
+    volumes: Vec<Volume>,
+}
+
+fn build(request: &JobRequest<'_>, work: Work) -> Job {
+    let JobRequest { names, owner, shape, image, user, source, .. } = *request;
+    let template = shape.template.spec.clone().unwrap_or_default();
+    let mut mounts = vec![mount("understudy-tools", TOOLS)];
+    mounts.extend(work.mounts);
+    let mut volumes = vec![tools_volume()];
+    volumes.extend(work.volumes);
+    let mut command = vec![format!("{TOOLS}/understudy"), "agent".to_owned()];
+    command.extend(work.arguments);
+    let labels = names.labels(work.component, work.number);
+    Job {
+        metadata: meta(work.name, names, labels.clone(), Some(owner)),
+        spec: Some(JobSpec {
+            // Tried again by the controller, which first says why it failed.
+            backoff_limit: Some(0),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(PodSpec {
+                    init_containers: Some(vec![install(image, user)]),
+                    containers: vec![Container {
+                        name: work.component.to_owned(),
+                        image: shape.container.image.clone(),
+                        image_pull_policy: shape.container.image_pull_policy.clone(),
+                        command: Some(command),
+                        volume_mounts: Some(mounts),
+                        security_context: Some(restricted(user)),
+                        resources: Some(small()),
+                        ..Container::default()
+                    }],
+                    volumes: Some(volumes),
+                    restart_policy: Some("Never".to_owned()),
+                    automount_service_account_token: Some(false),
+                    enable_service_links: Some(false),
+                    image_pull_secrets: template.image_pull_secrets,
+                    node_selector: template.node_selector,
+                    tolerations: template.tolerations,
+                    affinity: Some(apart(names, source)),
+                    security_context: Some(PodSecurityContext {
+                        fs_group: Some(template.security_context.as_ref().and_then(|c| c.fs_group).unwrap_or(i64::from(user.1))),
+                        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                        supplemental_groups: template.security_context.as_ref().and_then(|c| c.supplemental_groups.clone()),
+                        ..PodSecurityContext::default()
+                    }),
+                    ..PodSpec::default()
+                }),
+            },
+            ..JobSpec::default()
+        }),
+        ..Job::default()
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// The Job that takes a full backup of the source onto the backup volume.
+#[must_use]
+pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, username: &str, database: &str, username_key: Option<&str>) -> Job {
+    let names = request.names;
+    let mut items = vec![KeyToPath { key: credentials.password_key.clone(), path: "password".to_owned(), mode: None }];
+    items.extend(username_key.map(|key| KeyToPath { key: key.to_owned(), path: "username".to_owned(), mode: None }));
+    let secret = Volume {
+        name: "understudy-credentials".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(credentials.secret_ref.name.clone()),
+            items: Some(items),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mut arguments = words(&["backup", "--engine", request.engine, "--host", &names.host(&names.primary()), "--port", &request.port.to_string()]);
+    arguments.extend(words(&["--database", database, "--credentials", CREDENTIALS]));
+    if username_key.is_none() {
+        arguments.extend(words(&["--username", username]));
+    }
+    arguments.extend(words(&["--identity", names.identity.word(), "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]));
+    let work = Work {
+        name: names.backup_job(request.sequence),
+        component: "backup",
+        number: None,
+        arguments,
+        mounts: vec![mount("understudy-backup", BACKUP), VolumeMount { read_only: Some(true), ..mount("understudy-credentials", CREDENTIALS) }],
+        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), secret],
+    };
+    build(request, work)
+}
+
+/// The Job that restores the backup into the volume of one replica.
+#[must_use]
+pub fn build_restore_job(request: &JobRequest<'_>, number: u32) -> Job {
+    let names = request.names;
+    let mut arguments = words(&["restore", "--engine", request.engine, "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]);
+    arguments.extend(words(&["--data-directory", &request.shape.data_directory, "--identity", names.identity.word()]));
+    arguments.extend(words(&["--replica", &number.to_string(), "--name", &names.replica(number)]));
+    arguments.extend(words(&["--primary-host", &names.host(&names.primary()), "--primary-port", &request.port.to_string()]));
+    let work = Work {
+        name: names.restore_job(number),
+        component: "restore",
+        number: Some(number),
+        arguments,
+        mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, request.shape.mount.clone()],
+        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&request.shape.mount.name, names.replica_claim(number))],
+    };
+    build(request, work)
+}

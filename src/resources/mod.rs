@@ -1,0 +1,40 @@
+//! Builders of Kubernetes objects. Pure: values in, objects out.
+
+mod claims;
+mod jobs;
+mod names;
+mod quantity;
+mod replica;
+mod services;
+mod shape;
+
+pub mod environment;
+
+pub use claims::{build_backup_claim, build_replica_claim};
+pub use jobs::{JobRequest, build_backup_job, build_restore_job};
+pub use names::{Names, labels};
+pub use quantity::{bytes_of, format_bytes};
+pub use replica::{ReplicaRequest, build_replica};
+pub use services::{build_primary_service, build_replica_service, build_replicas_service};
+pub use shape::{Shape, inspect};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use std::collections::BTreeMap;
+
+/// Where the agent's binary is copied to inside pods of ours.
+pub const TOOLS: &str = "/understudy/tools";
+/// Where the backup volume is mounted inside Jobs.
+pub const BACKUP: &str = "/understudy/backup";
+/// Where the administrator's Secret is mounted inside the backup Job.
+pub const CREDENTIALS: &str = "/understudy/credentials";
+
+/// Metadata of an object of ours.
+fn meta(name: String, names: &Names, labels: BTreeMap<String, String>, owner: Option<&OwnerReference>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(names.namespace.clone()),
+        labels: Some(labels),
+        owner_references: owner.map(|owner| vec![owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}

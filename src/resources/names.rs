@@ -1,0 +1,108 @@
+//! What our objects are called, and the labels by which they are found again.
+
+use std::collections::BTreeMap;
+
+use crate::engine::Identity;
+
+/// Label keys of our objects. Pods of ours carry no other labels, so that no selector of the user's matches them.
+pub mod labels {
+    /// Value [`MANAGER`]; the only objects that are watched and cached.
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// Value of [`MANAGED_BY`].
+    pub const MANAGER: &str = "understudy";
+    /// Name of the `DatabaseReplication`.
+    pub const REPLICATION: &str = "understudy.dev/replication";
+    /// What the object is for: `backup`, `restore`, `replica` or `primary`.
+    pub const COMPONENT: &str = "understudy.dev/component";
+    /// Number of the replica.
+    pub const REPLICA: &str = "understudy.dev/replica";
+    /// The enabling that the object belongs to.
+    pub const ENABLEMENT: &str = "understudy.dev/enablement";
+    /// On volumes that were kept when their replica was removed.
+    pub const RETAINED: &str = "understudy.dev/retained";
+}
+
+/// Names of everything that belongs to one enabling of one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Namespace of the resource.
+    pub namespace: String,
+    /// Name of the resource.
+    pub name: String,
+    /// Its enabling.
+    pub identity: Identity,
+}
+
+impl Names {
+    /// Service that reaches the source's pod.
+    #[must_use]
+    pub fn primary(&self) -> String {
+        format!("{}-primary", self.name)
+    }
+
+    /// Service that reaches all replicas.
+    #[must_use]
+    pub fn replicas(&self) -> String {
+        format!("{}-replicas", self.name)
+    }
+
+    /// StatefulSet and Service of one replica.
+    #[must_use]
+    pub fn replica(&self, number: u32) -> String {
+        format!("{}-replica-{number}", self.name)
+    }
+
+    /// Volume of one replica.
+    #[must_use]
+    pub fn replica_claim(&self, number: u32) -> String {
+        format!("{}-replica-{number}-{}", self.name, self.identity.word())
+    }
+
+    /// Volume of the backup.
+    #[must_use]
+    pub fn backup_claim(&self) -> String {
+        format!("{}-backup-{}", self.name, self.identity.word())
+    }
+
+    /// Job of the `sequence`th backup.
+    #[must_use]
+    pub fn backup_job(&self, sequence: u32) -> String {
+        format!("{}-backup-{}-{sequence}", self.name, self.identity.word())
+    }
+
+    /// Directory of the `sequence`th backup on its volume.
+    #[must_use]
+    pub fn backup_directory(&self, sequence: u32) -> String {
+        format!("{}-{sequence}", self.identity.word())
+    }
+
+    /// Job that restores a backup into the volume of one replica.
+    #[must_use]
+    pub fn restore_job(&self, number: u32) -> String {
+        format!("{}-restore-{}-{number}", self.name, self.identity.word())
+    }
+
+    /// The name of a Service of ours as clients in the cluster resolve it.
+    #[must_use]
+    pub fn host(&self, service: &str) -> String {
+        format!("{service}.{}.svc", self.namespace)
+    }
+
+    /// Labels that find pods of a component again: what Services and anti-affinities select by.
+    #[must_use]
+    pub fn selector(&self, component: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(labels::REPLICATION.to_owned(), self.name.clone()), (labels::COMPONENT.to_owned(), component.to_owned())])
+    }
+
+    /// Labels of an object of ours.
+    #[must_use]
+    pub fn labels(&self, component: &str, number: Option<u32>) -> BTreeMap<String, String> {
+        let mut all = self.selector(component);
+        all.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
+        all.insert(labels::ENABLEMENT.to_owned(), self.identity.word().to_owned());
+        if let Some(number) = number {
+            all.insert(labels::REPLICA.to_owned(), number.to_string());
+        }
+        all
+    }
+}
