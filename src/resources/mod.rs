@@ -22,11 +22,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use std::collections::BTreeMap;
 
 /// Where the agent's binary is copied to inside pods of ours.
-pub const TOOLS: &str = "/understudy/tools";
+pub const TOOLS: &str = "/run/understudy/tools";
 /// Where the backup volume is mounted inside Jobs.
-pub const BACKUP: &str = "/understudy/backup";
+pub const BACKUP: &str = "/run/understudy/backup";
 /// Where the administrator's Secret is mounted inside the backup Job.
-pub const CREDENTIALS: &str = "/understudy/credentials";
+pub const CREDENTIALS: &str = "/run/understudy/credentials";
 
 /// Metadata of an object of ours.
 fn meta(name: String, names: &Names, labels: BTreeMap<String, String>, owner: Option<&OwnerReference>) -> ObjectMeta {

@@ -69,7 +69,15 @@ start_kubelet() {
 		--root-dir="$state/kubelet" --hostname-override="$node_name" --node-ip="$node_ip"
 }
 
-start_kube_proxy() { start kube-proxy "$bin/kube-proxy" --config="$config/kube-proxy.yaml"; }
+# One that has lived through a restart of the API server can be left with the empty chain of an endpoint that went and came back: then it
+# starts over, from no rules at all.
+start_kube_proxy() {
+	if is_running kube-proxy && ! service_answers; then
+		stop kube-proxy
+	fi
+	is_running kube-proxy || in_netns nft delete table ip kube-proxy 2>/dev/null || true
+	start kube-proxy "$bin/kube-proxy" --config="$config/kube-proxy.yaml"
+}
 
 start_coredns() { start coredns "$bin/coredns" -conf "$config/coredns.corefile"; }
 

@@ -47,7 +47,8 @@ node_is_ready() {
 dns_is_ready() { in_netns curl --noproxy "*" -sf -o /dev/null http://127.0.0.1:8181/ready; }
 scheduler_is_ready() { in_netns curl --noproxy "*" -skf -o /dev/null https://127.0.0.1:10259/healthz; }
 controllers_are_ready() { in_netns curl --noproxy "*" -skf -o /dev/null https://127.0.0.1:10257/healthz && kubectl_admin get serviceaccount default; }
-proxy_is_ready() { in_netns curl --noproxy "*" -sf -o /dev/null http://127.0.0.1:10256/livez; }
+service_answers() { in_netns curl --noproxy "*" -skf -m 2 -o /dev/null "https://$service_ip/livez"; }
+proxy_is_ready() { service_answers && in_netns curl --noproxy "*" -sf -o /dev/null http://127.0.0.1:10256/livez; }
 
 cluster_build() {
 	ensure_packages
