@@ -2,7 +2,7 @@
 
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 
 use crate::api::{DatabaseReplication, DatabaseReplicationStatus};
 use crate::controller::plan::{Kind, Object, Step, conditions};
@@ -49,9 +49,11 @@ impl Events {
     }
 
     /// Tells of a step that was executed.
-    pub async fn step<S: Display>(&self, resource: &DatabaseReplication, step: &Step<S>) {
+    pub async fn step<S: Display + Debug>(&self, resource: &DatabaseReplication, step: &Step<S>) {
         if let Some(told) = of_step(step) {
-            self.publish(resource, told, "Apply").await;
+            // Of events with the same reason only those with the same action are counted together.
+            let action: String = format!("{step:?}").chars().filter(char::is_ascii_alphanumeric).take(100).collect();
+            self.publish(resource, told, &action).await;
         }
     }
 

@@ -7,19 +7,38 @@ mod seed;
 #[cfg(test)]
 mod tests;
 
-pub use files::{copy_tree, free_bytes, sync_directory, write_durably};
+pub use files::{free_bytes, sync_directory, sync_file_system, write_durably};
 pub use seed::{Manifest, Seed};
 
 use clap::{Args, Subcommand};
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::engine::Identity;
-use crate::engine::postgresql::agent as postgresql;
+use crate::engine::postgresql::PostgreSql;
+use crate::engine::{Engine, Identity};
 use crate::resources::format_bytes;
 
-/// Where Kubernetes reads the termination message.
-const TERMINATION_MESSAGE: &str = "/dev/termination-log";
+/// What an engine brings to the agent: the parts that know its tools and its files.
+pub trait Tools: Engine {
+    /// Takes a full backup, verifies it and writes its manifest last. Done before, it is not done again.
+    ///
+    /// # Errors
+    /// One sentence with the cause; what was begun is cleared by the next attempt.
+    fn backup(request: &Backup) -> impl Future<Output = Result<Manifest, AgentError>> + Send;
+
+    /// Makes a replica of a data directory into which a backup was copied: it is one from its first second, and after every restart.
+    ///
+    /// # Errors
+    /// If a file can't be read or written.
+    fn become_replica(request: &Restore, manifest: &Manifest) -> Result<(), AgentError>;
+
+    /// Succeeds only if a server that starts on a finished restore is a replica; mends what mounting a volume may have done to its files.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if it would take writes.
+    fn guard(data_directory: &Path) -> Result<(), AgentError>;
+}
 
 /// What the agent does.
 #[derive(Subcommand, Debug)]
@@ -37,20 +56,23 @@ pub enum Command {
     Guard(Guard),
 }
 
-/// The engines that the agent knows.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineName {
-    /// PostgreSQL.
-    #[value(name = "PostgreSQL")]
-    PostgreSql,
+/// What every command that works on a database is told.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// The engine, as in `spec.engine`.
+    #[arg(long)]
+    pub engine: String,
+    /// Where Kubernetes reads the termination message; it is written only if the file exists.
+    #[arg(long, default_value = "/dev/termination-log")]
+    pub termination_message: PathBuf,
 }
 
 /// Arguments of `backup`.
 #[derive(Args, Debug)]
 pub struct Backup {
     /// The engine.
-    #[arg(long)]
-    pub engine: EngineName,
+    #[command(flatten)]
+    pub common: Common,
     /// Host of the source.
     #[arg(long)]
     pub host: String,
@@ -81,8 +103,8 @@ pub struct Backup {
 #[derive(Args, Debug)]
 pub struct Restore {
     /// The engine.
-    #[arg(long)]
-    pub engine: EngineName,
+    #[command(flatten)]
+    pub common: Common,
     /// Where the backup volume is mounted.
     #[arg(long)]
     pub volume: PathBuf,
@@ -113,8 +135,8 @@ pub struct Restore {
 #[derive(Args, Debug)]
 pub struct Guard {
     /// The engine.
-    #[arg(long)]
-    pub engine: EngineName,
+    #[command(flatten)]
+    pub common: Common,
     /// The server's data directory.
     #[arg(long)]
     pub data_directory: PathBuf,
@@ -188,45 +210,58 @@ pub async fn run(command: Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let done = tokio::select! {
-        done = execute(command) => done,
-        // Dropping the work ends the tool that it runs.
-        _ = terminated.recv() => Err(AgentError::Refused("ended from outside (SIGTERM)".to_owned())),
+    let common = match &command {
+        Command::Install { .. } => None,
+        Command::Backup(Backup { common, .. }) | Command::Restore(Restore { common, .. }) | Command::Guard(Guard { common, .. }) => Some(common.clone()),
     };
-    let (message, code) = match done {
+    let done = tokio::select! {
+        done = dispatch(command, common.as_ref()) => Some(done),
+        // Dropping the work ends the tool that it runs.
+        _ = terminated.recv() => None,
+    };
+    let stopped = done.is_none();
+    let (message, code) = match done.unwrap_or_else(|| Err(AgentError::Refused("ended from outside (SIGTERM)".to_owned()))) {
         Ok(message) => (message, ExitCode::SUCCESS),
         Err(error) => {
             tracing::error!(%error, "failed");
             (error.to_string(), ExitCode::FAILURE)
         }
     };
-    if Path::new(TERMINATION_MESSAGE).exists() {
-        if let Err(error) = std::fs::write(TERMINATION_MESSAGE, message.chars().take(4000).collect::<String>()) {
-            tracing::warn!(%error, "the termination message can't be written");
-        }
+    let file = common.map(|common| common.termination_message).filter(|file| file.exists());
+    if let Some(error) = file.and_then(|file| std::fs::write(file, message.chars().take(4000).collect::<String>()).err()) {
+        tracing::warn!(%error, "the termination message can't be written");
+    }
+    if stopped {
+        // Copying goes on in a thread of its own, and can be cut off anywhere.
+        std::process::exit(1);
     }
     code
 }
 
-async fn execute(command: Command) -> Result<String, AgentError> {
+/// The agent's engines, by name.
+async fn dispatch(command: Command, common: Option<&Common>) -> Result<String, AgentError> {
+    match (command, common.map(|common| common.engine.as_str())) {
+        (Command::Install { directory }, _) => files::install(&directory).map(|()| String::new()),
+        (command, Some(PostgreSql::NAME)) => execute::<PostgreSql>(command).await,
+        (_, engine) => Err(AgentError::Refused(format!("this agent knows no engine {}", engine.unwrap_or_default()))),
+    }
+}
+
+async fn execute<E: Tools>(command: Command) -> Result<String, AgentError> {
     match command {
-        Command::Install { directory } => files::install(&directory).map(|()| String::new()),
-        Command::Backup(backup) => match backup.engine {
-            EngineName::PostgreSql => {
-                let manifest = postgresql::backup(&backup).await?;
-                serde_json::to_string(&manifest).map_err(|error| AgentError::Refused(error.to_string()))
-            }
-        },
+        Command::Install { .. } => {}
+        Command::Backup(backup) => {
+            let manifest = E::backup(&backup).await?;
+            return serde_json::to_string(&manifest).map_err(|error| AgentError::Refused(error.to_string()));
+        }
         Command::Restore(restore) => {
-            let EngineName::PostgreSql = restore.engine;
-            seed::restore(&restore, postgresql::become_standby)?;
-            Ok(String::new())
+            let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, E::become_replica));
+            copying.await.map_err(|error| AgentError::Refused(error.to_string()))??;
         }
         Command::Guard(guard) => {
-            let EngineName::PostgreSql = guard.engine;
             seed::guard(&guard.data_directory)?;
-            postgresql::guard(&guard.data_directory)?;
-            Ok(String::new())
+            E::guard(&guard.data_directory)?;
         }
     }
+    Ok(String::new())
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::seed::{guard, restore};
-use super::{AgentError, EngineName, Manifest, Restore, plain_name};
+use super::{AgentError, Common, Manifest, Restore, plain_name};
 use crate::engine::Identity;
 
 fn request(root: &Path) -> Restore {
@@ -22,7 +22,7 @@ fn request(root: &Path) -> Restore {
     };
     fs::write(backup.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     Restore {
-        engine: EngineName::PostgreSql,
+        common: Common { engine: "PostgreSQL".into(), termination_message: root.join("none") },
         volume: root.join("backup"),
         directory: "k3x9q2ab-1".into(),
         data_directory: root.join("volume/pgdata"),

@@ -83,7 +83,7 @@ pub struct DatabaseReplicationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica_template: Option<ReplicaTemplate>,
 
-    /// What becomes of the volumes of replicas and backup when a replica is removed: `Retain` keeps them, without an owner; `Delete` deletes them. Default: Retain.
+    /// What becomes of the volumes of replicas and backup when a replica is removed: `Retain` keeps them; `Delete` deletes them. Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -238,7 +238,7 @@ pub struct ReplicaTemplate {
 /// What becomes of volumes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DeletionPolicy {
-    /// Volumes are kept; their owner reference is removed.
+    /// Volumes are kept: they get the label `understudy.dev/retained` and belong to the user from then on.
     #[default]
     Retain,
     /// Volumes are deleted.

@@ -36,6 +36,14 @@ pub struct DatabaseReplicationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enablement: Option<String>,
 
+    /// How often this resource was enabled.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub enablements: u32,
+
+    /// How many replica volumes this enabling has made: each gets a name of its own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub seeds: u32,
+
     /// The source, and what was changed on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
@@ -55,6 +63,11 @@ pub struct DatabaseReplicationStatus {
     /// How the source's clients are disturbed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disruption: Option<Disruption>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// One word for people.
@@ -150,6 +163,9 @@ pub struct ReplicaStatus {
     pub address: String,
     /// `Restoring`, `Starting`, `CatchingUp`, `InSync`, `NotReplicating`, `Lost` or `Removing`.
     pub state: String,
+    /// The claim of its volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
     /// Role that the server itself reports: `replica` or `primary`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,

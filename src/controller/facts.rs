@@ -42,7 +42,7 @@ impl Subject {
         let status = resource.status.clone().unwrap_or_default();
         let identity = match status.enablement.as_deref().and_then(Identity::parse) {
             Some(identity) => identity,
-            None => new_identity(&owner.uid, resource.metadata.generation.unwrap_or_default())?,
+            None => new_identity(&owner.uid, status.enablements)?,
         };
         let names = Names { namespace: resource.namespace()?, name: resource.name_any(), identity };
         let configured = resource.spec.environment.clone().unwrap_or_default();
@@ -83,10 +83,10 @@ impl Subject {
     }
 }
 
-/// A word for a new enabling: the same when asked again for the same resource in the same generation.
-fn new_identity(uid: &str, generation: i64) -> Option<Identity> {
+/// A word for a new enabling: the same when asked again, for a dry run for example, until the resource is enabled.
+fn new_identity(uid: &str, enablements: u32) -> Option<Identity> {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let digest = Sha256::digest(format!("{uid}/{generation}"));
+    let digest = Sha256::digest(format!("{uid}/{enablements}"));
     let word: String = digest.iter().take(8).filter_map(|byte| ALPHABET.get(usize::from(byte % 32))).map(|b| char::from(*b)).collect();
     Identity::parse(&word)
 }
@@ -265,6 +265,13 @@ impl Own {
             claims: claims.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
             pods: pods.iter().map(|pod| pod_facts(pod)).collect(),
         }
+    }
+
+    /// The claim of one replica's volume: the one recorded, or the one that exists.
+    #[must_use]
+    pub fn replica_claim(&self, recorded: Option<&str>, number: u32) -> Option<String> {
+        let exists = self.claims.iter().find(|(_, claim)| claim.number == Some(number)).map(|(name, _)| name.clone());
+        recorded.map(str::to_owned).or(exists)
     }
 
     /// The pod of one replica.

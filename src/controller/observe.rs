@@ -8,10 +8,11 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::context::{Context, READ_FOR};
-use super::facts::{Administrator, Facts, Server, SourceWorkload, Subject};
+use super::facts::{Administrator, Facts, Own, Server, SourceWorkload, Subject};
 use crate::engine::{Endpoint, Engine, Finding, Session, SessionError};
 use crate::resources::{Shape, bytes_of, inspect, labels};
 
@@ -52,7 +53,8 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         _ => (Instant::now(), read_objects::<E>(context, subject).await?),
     };
 
-    let own = context.stores.own(&subject.names.namespace, &subject.names.name);
+    // What is being taken away is listed, not read from caches: what was made a moment ago may not have reached them, and would be left behind.
+    let own = if subject.disabling() { list_own(context, subject).await? } else { context.stores.own(&subject.names.namespace, &subject.names.name) };
     let (server, session) = ask_source::<E>(subject, &read).await;
     let mut shape = None;
     if let (Server::Up(facts), Some(source)) = (&server, &read.source) {
@@ -92,6 +94,24 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let keep = matches!(facts.server, Server::Up(_));
     context.remember(uid, |memory| memory.read = keep.then_some((at, read)));
     Ok(Observed { facts, session })
+}
+
+async fn list_own(context: &Context, subject: &Subject) -> Result<Own, kube::Error> {
+    async fn list<K>(context: &Context, subject: &Subject) -> Result<Vec<Arc<K>>, kube::Error>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let selector = format!("{}={},{}={}", labels::MANAGED_BY, labels::MANAGER, labels::REPLICATION, subject.names.name);
+        let api = Api::<K>::namespaced(context.client.clone(), &subject.names.namespace);
+        Ok(api.list(&ListParams::default().labels(&selector)).await?.into_iter().map(Arc::new).collect())
+    }
+    Ok(Own::new(
+        &list(context, subject).await?,
+        &list(context, subject).await?,
+        &list(context, subject).await?,
+        &list(context, subject).await?,
+        &list(context, subject).await?,
+    ))
 }
 
 fn of_error<F>(error: SessionError) -> Server<F> {

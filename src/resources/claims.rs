@@ -31,6 +31,6 @@ pub fn build_backup_claim(names: &Names, storage: &Storage) -> PersistentVolumeC
 
 /// The volume of one replica.
 #[must_use]
-pub fn build_replica_claim(names: &Names, number: u32, storage: &Storage) -> PersistentVolumeClaim {
-    build(names.replica_claim(number), names, "replica", Some(number), storage)
+pub fn build_replica_claim(names: &Names, number: u32, claim: &str, storage: &Storage) -> PersistentVolumeClaim {
+    build(claim.to_owned(), names, "replica", Some(number), storage)
 }

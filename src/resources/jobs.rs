@@ -208,9 +208,9 @@ pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, use
     build(request, work)
 }
 
-/// The Job that restores the backup into the volume of one replica.
+/// The Job that restores the backup into the volume of replica `number`, by its claim.
 #[must_use]
-pub fn build_restore_job(request: &JobRequest<'_>, number: u32) -> Job {
+pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> Job {
     let names = request.names;
     let mut arguments = words(&["restore", "--engine", request.engine, "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]);
     arguments.extend(words(&["--data-directory", &request.shape.data_directory, "--identity", names.identity.word()]));
@@ -222,7 +222,7 @@ pub fn build_restore_job(request: &JobRequest<'_>, number: u32) -> Job {
         number: Some(number),
         arguments,
         mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, request.shape.mount.clone()],
-        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&request.shape.mount.name, names.replica_claim(number))],
+        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&request.shape.mount.name, claim.to_owned())],
     };
     build(request, work)
 }

@@ -13,7 +13,7 @@ pub mod environment;
 pub use claims::{build_backup_claim, build_replica_claim};
 pub use jobs::{JobRequest, build_backup_job, build_restore_job};
 pub use names::{Names, labels};
-pub use quantity::{bytes_of, format_bytes};
+pub use quantity::{bytes_of, format_bytes, quantity_of};
 pub use replica::{ReplicaRequest, build_replica};
 pub use services::{build_primary_service, build_replica_service, build_replicas_service};
 pub use shape::{Shape, inspect};

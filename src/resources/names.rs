@@ -52,10 +52,10 @@ impl Names {
         format!("{}-replica-{number}", self.name)
     }
 
-    /// Volume of one replica.
+    /// Volume of one replica: a new name for each seed, so that a volume that was kept is never taken for a new one.
     #[must_use]
-    pub fn replica_claim(&self, number: u32) -> String {
-        format!("{}-replica-{number}-{}", self.name, self.identity.word())
+    pub fn replica_claim(&self, number: u32, seed: u32) -> String {
+        format!("{}-replica-{number}-{}-{seed}", self.name, self.identity.word())
     }
 
     /// Volume of the backup.

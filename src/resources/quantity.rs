@@ -33,6 +33,13 @@ pub fn bytes_of(quantity: &Quantity) -> Option<u64> {
     (bytes.is_finite() && bytes >= 0.0).then_some(bytes as u64)
 }
 
+/// Bytes as people write a quantity: in whole `Gi` or `Mi` where they are whole.
+#[must_use]
+pub fn quantity_of(bytes: u64) -> Quantity {
+    let whole = [(30, "Gi"), (20, "Mi"), (10, "Ki")].into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    Quantity(whole.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift)))
+}
+
 /// Bytes in the words of people: `1.5 GiB`.
 #[must_use]
 pub fn format_bytes(bytes: u64) -> String {
@@ -80,5 +87,8 @@ mod tests {
         assert_eq!(format_bytes(1000), "1000 bytes");
         assert_eq!(format_bytes(1536 << 20), "1.5 GiB");
         assert_eq!(format_bytes(16 << 20), "16.0 MiB");
+        assert_eq!(quantity_of(5 << 30).0, "5Gi");
+        assert_eq!(quantity_of(1536 << 20).0, "1536Mi");
+        assert_eq!(quantity_of(1000).0, "1000");
     }
 }

@@ -49,7 +49,7 @@ fn guard(request: &ReplicaRequest<'_>) -> Container {
 }
 
 /// The source's volumes, with the data volume replaced by the replica's own, and other claims by empty directories: a claim has one pod.
-fn volumes(request: &ReplicaRequest<'_>, number: u32, theirs: Vec<Volume>) -> Vec<Volume> {
+fn volumes(request: &ReplicaRequest<'_>, claim: &str, theirs: Vec<Volume>) -> Vec<Volume> {
     let data = &request.shape.mount.name;
     let mut all: Vec<Volume> = theirs
         .into_iter()
@@ -60,22 +60,23 @@ fn volumes(request: &ReplicaRequest<'_>, number: u32, theirs: Vec<Volume>) -> Ve
         })
         .collect();
     // Claim templates of the source other than the data have no volume in the template.
-    for mounted in request.shape.container.volume_mounts.iter().flatten() {
+    let init = request.shape.template.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    for mounted in init.chain([&request.shape.container]).flat_map(|container| container.volume_mounts.iter().flatten()) {
         if mounted.name != *data && !all.iter().any(|volume| volume.name == mounted.name) {
             all.push(Volume { name: mounted.name.clone(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
         }
     }
-    all.push(claim_volume(data, request.names.replica_claim(number)));
+    all.push(claim_volume(data, claim.to_owned()));
     all.push(tools_volume());
     all
 }
 
-/// The StatefulSet of replica `number`.
+/// The StatefulSet of replica `number`, on the volume of its claim.
 ///
 /// Kept from the source: image, command, configuration, environment, probes, security context, init containers, scheduling. Left out: labels, so that no
 /// selector of the user's matches; sidecars, since they may act on what they believe to be the source; host ports.
 #[must_use]
-pub fn build_replica(request: &ReplicaRequest<'_>, number: u32) -> StatefulSet {
+pub fn build_replica(request: &ReplicaRequest<'_>, number: u32, claim: &str) -> StatefulSet {
     let ReplicaRequest { names, owner, shape, image, user, source, template, .. } = *request;
     let labels = names.labels("replica", Some(number));
     let mut selector = names.selector("replica");
@@ -95,7 +96,7 @@ pub fn build_replica(request: &ReplicaRequest<'_>, number: u32) -> StatefulSet {
     let mut init = vec![install(image, user), guard(request)];
     init.extend(pod.init_containers.take().unwrap_or_default());
     pod.init_containers = Some(init);
-    pod.volumes = Some(volumes(request, number, pod.volumes.take().unwrap_or_default()));
+    pod.volumes = Some(volumes(request, claim, pod.volumes.take().unwrap_or_default()));
     pod.affinity = Some(own.affinity.clone().unwrap_or_else(|| apart(names, source)));
     pod.topology_spread_constraints = None;
     pod.hostname = None;

@@ -22,7 +22,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     draft.ready(false, false, "Disabling", "replicas are being removed and the source's changes undone");
 
     // Applications first: nobody is to be sent to a replica that goes away.
-    if environment::give_up::<E>(facts, &mut draft, |_| false) {
+    if !environment::give_up::<E>(facts, &mut draft) {
         return draft.finish(again::SOON);
     }
 
@@ -113,6 +113,7 @@ fn end<E: Engine>(subject: &Subject, _facts: &Facts<E>, mut draft: Draft<E::Step
     status.disruption = None;
     status.replicas = Vec::new();
     status.environment = Vec::new();
+    status.seeds = 0;
     status.phase = Some(Phase::Standalone);
     let message = "the source is a stand-alone database";
     // An enabled: false that is reached is what the user asked for: tools that wait for Ready are not kept waiting.

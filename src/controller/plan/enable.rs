@@ -31,14 +31,21 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return hindered(subject, facts, draft, &findings);
     };
     let summary = E::summary(server);
-    if spec.dry_run {
+    if spec.dry_run && !subject.recorded() {
         return dry_run(subject, facts, draft, server, &everything);
     }
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     let first = !subject.recorded();
-    draft.status.enablement = Some(subject.names.identity.word().to_owned());
+    if first {
+        draft.status.enablement = Some(subject.names.identity.word().to_owned());
+        draft.status.enablements += 1;
+    }
     let source = draft.status.source.get_or_insert_default();
-    source.version.clone_from(&summary.version);
+    // Of a new major version it is said, not taken over: the replicas' data is of the old one.
+    let upgraded = !source.version.is_empty() && major(&source.version) != major(&summary.version);
+    if !upgraded {
+        source.version.clone_from(&summary.version);
+    }
     source.address = environment::primary_address(subject, facts);
     if first {
         source.data_bytes = i64::try_from(summary.data_bytes).unwrap_or(i64::MAX);
@@ -47,7 +54,25 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
         draft.steps.push(Step::Hold);
     }
-    Enabling { subject, facts, server, summary, shape, image, count, everything }.plan(draft)
+    let before = draft.clone();
+    let plan = Enabling { subject, facts, server, summary, shape, image, count, everything, upgraded }.plan(draft);
+    if spec.dry_run { rehearsed(before, &plan) } else { plan }
+}
+
+/// A dry run of what is enabled already: what runs goes on running, and the next steps are said instead of executed.
+fn rehearsed<S: std::fmt::Display>(mut draft: Draft<S>, plan: &Plan<S>) -> Plan<S> {
+    draft.status.would_do = plan.steps.iter().map(ToString::to_string).collect();
+    draft.steps.clear();
+    draft.set(
+        conditions::READY,
+        false,
+        "DryRun",
+        "dryRun is true: what runs goes on running, and nothing is created, changed or removed; status.wouldDo lists the next steps",
+    );
+    draft.set(conditions::RECONCILING, false, "DryRun", "");
+    draft.set(conditions::STALLED, false, "DryRun", "");
+    draft.status.phase = Some(Phase::DryRun);
+    draft.finish(again::IDLE)
 }
 
 /// Something that is needed is missing: before the first change that blocks; afterwards what runs goes on running, and it is said.
@@ -107,6 +132,7 @@ struct Enabling<'a, E: Engine> {
     image: &'a str,
     count: u32,
     everything: WantedSource,
+    upgraded: bool,
 }
 
 impl<E: Engine> Enabling<'_, E> {
@@ -196,13 +222,6 @@ impl<E: Engine> Enabling<'_, E> {
     fn advance(&self, draft: &mut Draft<E::Step>, number: u32, state: &State) {
         let names = &self.subject.names;
         let request = self.request(backup::sequence(draft));
-        let same_version = self
-            .subject
-            .resource
-            .status
-            .as_ref()
-            .and_then(|status| status.source.as_ref())
-            .is_none_or(|source| major(&source.version) == major(&self.summary.version));
         match state {
             State::Absent => replica::seed(self.subject, self.facts, draft, &request, number),
             State::RestoreFailed(_, true) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
@@ -210,7 +229,9 @@ impl<E: Engine> Enabling<'_, E> {
             State::Lost(why) => {
                 draft.steps.push(Step::Tell { warning: true, reason: "ReplicaLost", note: format!("{}: {why}; it is seeded anew", names.replica(number)) });
                 // Deleting the volume first is what makes the removal known after a crash.
-                draft.steps.push(Step::Delete(Kind::Claim, names.replica_claim(number)));
+                if let Some(claim) = self.facts.own.replica_claim(self.before(number).and_then(|before| before.claim.as_deref()), number) {
+                    draft.steps.push(Step::Delete(Kind::Claim, claim));
+                }
                 replica::remove(names, &self.facts.own, draft, number);
             }
             State::Removing => {
@@ -219,7 +240,7 @@ impl<E: Engine> Enabling<'_, E> {
                 }
             }
             State::Restored | State::Starting(_) | State::Writable | State::NotReplicating(_) | State::CatchingUp | State::InSync => {
-                if same_version {
+                if !self.upgraded {
                     replica::run(self.subject, self.facts, draft, &request, number);
                 }
                 if *state == State::CatchingUp && !self.facts.marks.contains_key(&number) {
@@ -241,7 +262,9 @@ impl<E: Engine> Enabling<'_, E> {
         if let Some(last) = surplus.last().filter(|_| current || self.subject.environment.is_empty()) {
             if replica::remove(names, own, draft, *last) {
                 draft.steps.extend(E::plan_release(self.server, &names.identity, *last).into_iter().map(Step::Source));
-                replica::dispose(self.subject.resource.spec.deletion_policy, own, draft, names.replica_claim(*last));
+                for (claim, _) in own.claims.iter().filter(|(_, claim)| claim.number == Some(*last)) {
+                    replica::dispose(self.subject.resource.spec.deletion_policy, own, draft, claim.clone());
+                }
             }
         }
         surplus.len()
@@ -289,6 +312,17 @@ impl<E: Engine> Enabling<'_, E> {
         let degraded = proven_before && waiting.is_some_and(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
         draft.status.phase = Some(if degraded { Phase::Degraded } else { phase });
         let holds = phase == Phase::Ready && reason == "Replicating";
+        if self.upgraded && !holds {
+            let was = draft.status.source.as_ref().map(|source| source.version.clone()).unwrap_or_default();
+            let now = &self.summary.version;
+            let message = format!(
+                "the source was upgraded from {was} to {now}, and the replicas hold data of {was}. What to do: set enabled to false and, once it is Standalone, to true again: the replicas are made anew."
+            );
+            draft.ready(false, true, "MajorVersionChanged", message.clone());
+            draft.set(conditions::REPLICAS_IN_SYNC, false, "MajorVersionChanged", message);
+            draft.status.phase = Some(Phase::Degraded);
+            return draft.finish(again::BLOCKED);
+        }
         draft.ready(holds, matches!(reason, "ConfigMapNotFound"), reason, message.clone());
         if waiting.is_none() {
             draft.set(conditions::REPLICAS_IN_SYNC, true, "InSync", format!("{in_step} of {}", self.count));

@@ -8,6 +8,7 @@ use crate::controller::facts::{JobState, Server};
 use crate::engine::{Engine, Held, ReplicaSummary, SourceSummary};
 use crate::resources::{
     JobRequest, Names, ReplicaRequest, build_replica, build_replica_claim, build_replica_service, build_replicas_service, build_restore_job, format_bytes,
+    quantity_of,
 };
 
 /// Where a replica stands.
@@ -65,12 +66,12 @@ pub fn lag_words(bytes: u64) -> String {
 #[must_use]
 pub fn observe<E: Engine>(names: &Names, facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32) -> State {
     let own = &facts.own;
-    if own.claims.get(&names.replica_claim(number)).is_some_and(|claim| claim.deleting) {
+    let claim = own.replica_claim(before.and_then(|before| before.claim.as_deref()), number);
+    if claim.and_then(|claim| own.claims.get(&claim)).is_some_and(|claim| claim.deleting) {
         return State::Removing;
     }
     if !own.stateful_sets.contains_key(&names.replica(number)) {
         return match own.jobs.get(&names.restore_job(number)) {
-            None if own.claims.contains_key(&names.replica_claim(number)) => State::Absent,
             None => State::Absent,
             Some(None | Some(JobState::Running)) => State::Restoring,
             Some(Some(JobState::Failed(why, at))) => State::RestoreFailed(why.clone(), at.is_none_or(|at| backup::waited(facts.now, at))),
@@ -132,6 +133,7 @@ pub fn describe<E: Engine>(
         name: names.replica(number),
         address: names.host(&names.replica(number)),
         state: state.word().to_owned(),
+        claim: facts.own.replica_claim(before.and_then(|before| before.claim.as_deref()), number),
         role: summary.map(|summary| if summary.read_only { "replica" } else { "primary" }.to_owned()),
         lag: summary.map(|summary| lag_words(server.position.0.saturating_sub(summary.applied.0))),
         proof_position: before.filter(|_| started).and_then(|before| before.proof_position.clone()),
@@ -149,25 +151,36 @@ fn storage<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Storage> {
     let own = subject.resource.spec.replica_template.as_ref().and_then(|template| template.storage.clone());
     own.or_else(|| {
         let (bytes, class) = facts.claim.clone()?;
-        Some(Storage { size: k8s_openapi::apimachinery::pkg::api::resource::Quantity(bytes.to_string()), storage_class_name: class })
+        Some(Storage { size: quantity_of(bytes), storage_class_name: class })
     })
 }
 
 /// Plans volume and restore Job of a replica that does not exist yet.
 pub fn seed<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, number: u32) {
     let names = &subject.names;
-    if !facts.own.claims.contains_key(&names.replica_claim(number)) {
+    let name = names.replica(number);
+    let seed = draft.status.seeds + 1;
+    let Some(entry) = draft.status.replicas.iter_mut().find(|entry| entry.name == name) else { return };
+    // On record before it exists; the same one is used until the replica is removed.
+    let claim = entry.claim.get_or_insert_with(|| {
+        draft.status.seeds = seed;
+        names.replica_claim(number, seed)
+    });
+    let claim = claim.clone();
+    if !facts.own.claims.contains_key(&claim) {
         if let Some(storage) = storage(subject, facts) {
-            draft.steps.push(Step::Apply(Object::Claim(build_replica_claim(names, number, &storage))));
+            draft.steps.push(Step::Apply(Object::Claim(build_replica_claim(names, number, &claim, &storage))));
         }
     }
-    draft.steps.push(Step::Apply(Object::Job(Box::new(build_restore_job(request, number)))));
+    draft.steps.push(Step::Apply(Object::Job(Box::new(build_restore_job(request, number, &claim)))));
 }
 
 /// Plans StatefulSet and Services of a replica, wherever they differ from what was applied last.
 pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, number: u32) {
     let names = &subject.names;
     let own = &facts.own;
+    let recorded = draft.status.replicas.iter().find(|entry| entry.name == names.replica(number)).and_then(|entry| entry.claim.clone());
+    let Some(claim) = own.replica_claim(recorded.as_deref(), number) else { return };
     for service in [build_replicas_service(names, &subject.owner, subject.port), build_replica_service(names, &subject.owner, number, subject.port)] {
         let name = service.metadata.name.clone().unwrap_or_default();
         let planned = draft.steps.iter().any(|step| matches!(step, Step::Apply(Object::Service(planned)) if planned.metadata.name.as_ref() == Some(&name)));
@@ -185,7 +198,7 @@ pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::
         source: subject.source(),
         template: subject.resource.spec.replica_template.as_ref(),
     };
-    let wanted = build_replica(&replica, number);
+    let wanted = build_replica(&replica, number, &claim);
     let digest = crate::controller::digest(&wanted);
     if own.stateful_sets.get(&names.replica(number)).is_none_or(|applied| applied.digest.as_ref() != Some(&digest) && !applied.deleting) {
         draft.steps.push(Step::Apply(Object::StatefulSet(Box::new(wanted))));

@@ -167,6 +167,7 @@ impl World {
             }
             Step::Apply(Object::Claim(claim)) => {
                 let name = claim.metadata.name.clone().unwrap();
+                assert!(!self.kept.contains(&name), "a volume that was kept is the user's");
                 self.own.claims.insert(name, applied(number(&claim.metadata.labels), None));
             }
             Step::Apply(Object::Service(service)) => {
@@ -178,7 +179,8 @@ impl World {
                 self.own.jobs.entry(name).or_insert(Some(JobState::Running));
             }
             Step::Apply(Object::StatefulSet(set)) => {
-                let claim = self.subject().names.replica_claim(number(&set.metadata.labels).unwrap());
+                let number_of = number(&set.metadata.labels);
+                let claim = self.own.claims.iter().find(|(_, claim)| claim.number == number_of).unwrap().0.clone();
                 assert!(self.restored.contains(&claim), "a server is started on a finished restore only");
                 let digest = Some(crate::controller::digest(&**set));
                 self.own.stateful_sets.insert(set.metadata.name.clone().unwrap(), applied(number(&set.metadata.labels), digest));
@@ -249,7 +251,7 @@ impl World {
             }
             for number in 1..=9 {
                 if *name == names.restore_job(number) && matches!(job, Some(JobState::Complete(_))) {
-                    self.restored.insert(names.replica_claim(number));
+                    self.restored.extend(self.own.claims.iter().filter(|(_, claim)| claim.number == Some(number)).map(|(name, _)| name.clone()));
                 }
             }
         }
@@ -612,4 +614,49 @@ proptest! {
         world.settle(&kills);
         world.assert_as_before(&start);
     }
+}
+
+#[test]
+fn a_volume_that_was_kept_is_never_taken_back() {
+    let mut world = World::new(2);
+    world.settle(&[]);
+    for replicas in [1, 2, 1, 2] {
+        world.edit(|spec| spec.replicas = Some(replicas));
+        world.settle(&[]);
+        world.assert_replicating(replicas);
+    }
+    assert_eq!(world.kept.len(), 2);
+}
+
+#[test]
+fn a_dry_run_of_what_is_enabled_says_the_next_steps_and_leaves_everything() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.edit(|spec| {
+        spec.dry_run = true;
+        spec.replicas = Some(2);
+    });
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert!(plan.status.would_do.iter().any(|step| step.contains("_2")), "{:?}", plan.status.would_do);
+    world.write_status(&plan);
+    world.edit(|spec| spec.dry_run = false);
+    world.settle(&[]);
+    world.assert_replicating(2);
+}
+
+#[test]
+fn a_new_major_version_of_the_source_is_said_and_nothing_is_made_of_it() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.source.version = "18.1".into();
+    world.source.version_num = 180_001;
+    world.source.slots[0].wal_status = "unreserved".into();
+    world.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some("postgres:18".into());
+    for _ in 0..3 {
+        let plan = world.plan();
+        world.write_status(&plan);
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    }
+    assert_eq!(world.condition(conditions::READY).1, "MajorVersionChanged");
 }

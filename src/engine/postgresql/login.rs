@@ -79,7 +79,7 @@ async fn login(host: &str, port: u16, user: &str, password: &str) -> Result<(), 
                 let exchange = scram.as_mut().ok_or_else(|| Failure::Refused("the server skipped a step of SCRAM".to_owned()))?;
                 exchange.finish(body.data())?;
             }
-            Message::ErrorResponse(body) => return Err(Failure::Refused(words(&body))),
+            Message::ErrorResponse(body) => return Err(refusal(&body)),
             Message::ReadyForQuery(_) if asked => {
                 frontend::terminate(&mut out);
                 stream.write_all(&out).await?;
@@ -89,24 +89,28 @@ async fn login(host: &str, port: u16, user: &str, password: &str) -> Result<(), 
                 asked = true;
                 frontend::query("IDENTIFY_SYSTEM", &mut out)?;
             }
-            Message::AuthenticationCleartextPassword | Message::AuthenticationMd5Password(_) => {
-                return Err(Failure::Refused("another line of pg_hba.conf comes first and wants a method other than scram-sha-256".to_owned()));
-            }
+            // Another line of pg_hba.conf comes first and asks in another way: what a replica would answer, too.
+            Message::AuthenticationCleartextPassword => frontend::password_message(password.as_bytes(), &mut out)?,
+            Message::AuthenticationMd5Password(_) => return Err(Failure::Refused("the server asks for an md5 password of a role that has none".to_owned())),
             _ => {}
         }
     }
 }
 
-/// The message of an error.
-fn words(body: &postgres_protocol::message::backend::ErrorResponseBody) -> String {
+/// An error in the server's own words. A server that starts, stops or is full says nothing about the login.
+fn refusal(body: &postgres_protocol::message::backend::ErrorResponseBody) -> Failure {
     use fallible_iterator::FallibleIterator;
+    let (mut code, mut message) = (String::new(), "the server gave no reason".to_owned());
     let mut fields = body.fields();
     while let Ok(Some(field)) = fields.next() {
-        if field.type_() == b'M' {
-            return String::from_utf8_lossy(field.value_bytes()).into_owned();
+        let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match field.type_() {
+            b'C' => code = text,
+            b'M' => message = text,
+            _ => {}
         }
     }
-    "the server gave no reason".to_owned()
+    if code.starts_with("57P") || code == "53300" { Failure::Io(std::io::Error::other(message)) } else { Failure::Refused(message) }
 }
 
 async fn next(stream: &mut Box<dyn Stream>, input: &mut BytesMut) -> Result<Message, Failure> {

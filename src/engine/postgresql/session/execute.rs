@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use super::super::hba;
 use super::super::login::replication_login;
 use super::super::plan::Step;
-use super::{PostgreSqlSession, identifier, literal, shell_word};
+use super::observe::from_hex;
+use super::{PostgreSqlSession, identifier, literal};
 use crate::engine::SessionError;
 
 /// How long a reload or the end of a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a backend that starts may still have the rules from before a reload: the server reads them a moment after the settings.
+const RULES: Duration = Duration::from_secs(1);
 
 /// Settings that are ours to change and to put back.
 const SETTINGS: [&str; 1] = ["max_slot_wal_keep_size"];
@@ -28,10 +31,8 @@ pub async fn execute(session: &mut PostgreSqlSession, step: &Step) -> Result<(),
         Step::RestoreSetting { name, before } => set(session, doing, name, before.as_deref()).await,
         Step::CreateRole { role } => {
             let exists = format!("SELECT FROM pg_roles WHERE rolname = {}", literal(role));
-            if session.rows(doing, &exists).await?.is_empty() {
-                session.rows(doing, &format!("CREATE ROLE {} LOGIN REPLICATION", identifier(role))).await?;
-            }
-            Ok(())
+            let verb = if session.rows(doing, &exists).await?.is_empty() { "CREATE" } else { "ALTER" };
+            session.rows(doing, &format!("{verb} ROLE {} LOGIN REPLICATION", identifier(role))).await.map(drop)
         }
         Step::DropRole { role } => session.rows(doing, &format!("DROP ROLE IF EXISTS {}", identifier(role))).await.map(drop),
         Step::Disconnect { role } => disconnect(session, doing, &format!("usename = {}", literal(role))).await,
@@ -45,11 +46,7 @@ pub async fn execute(session: &mut PostgreSqlSession, step: &Step) -> Result<(),
             );
             session.rows(doing, &sql).await.map(drop)
         }
-        Step::DropSlot { slot } => {
-            let slot = literal(slot);
-            disconnect(session, doing, &format!("pid IN (SELECT active_pid FROM pg_replication_slots WHERE slot_name = {slot})")).await?;
-            session.rows(doing, &format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot}")).await.map(drop)
-        }
+        Step::DropSlot { slot } => drop_slot(session, doing, slot).await,
     }
 }
 
@@ -73,7 +70,9 @@ async fn reload(session: &mut PostgreSqlSession, doing: &str) -> Result<(), Sess
     // Our own backend reads the configuration when it is told by the same signal.
     while session.value(doing, loaded).await? == before {
         if begun.elapsed() > PATIENCE {
-            return Err(failed(doing, "the server did not reload its configuration"));
+            let wrong = "SELECT string_agg(format('%s line %s: %s', sourcefile, sourceline, error), '; ') FROM pg_file_settings WHERE error IS NOT NULL";
+            let why = session.value(doing, wrong).await?.unwrap_or_else(|| "no answer to the signal".to_owned());
+            return Err(failed(doing, format!("the server did not reload its configuration ({why})")));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -95,6 +94,21 @@ async fn disconnect(session: &mut PostgreSqlSession, doing: &str, which: &str) -
     }
 }
 
+/// Drops a slot; who streams through it is sent away first.
+async fn drop_slot(session: &mut PostgreSqlSession, doing: &str, slot: &str) -> Result<(), SessionError> {
+    let slot = literal(slot);
+    let begun = Instant::now();
+    loop {
+        disconnect(session, doing, &format!("pid IN (SELECT active_pid FROM pg_replication_slots WHERE slot_name = {slot})")).await?;
+        let dropped = session.rows(doing, &format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot}")).await;
+        match dropped {
+            // Whoever streamed has not quite let go, or came back in between.
+            Err(SessionError::Failed { .. }) if begun.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// Runs a command as the server's user.
 async fn command(session: &mut PostgreSqlSession, doing: &str, command: &str) -> Result<(), SessionError> {
     session.rows(doing, &format!("COPY (SELECT 1 WHERE false) TO PROGRAM {}", literal(command))).await.map(drop)
@@ -103,8 +117,8 @@ async fn command(session: &mut PostgreSqlSession, doing: &str, command: &str) ->
 /// Path and text of pg_hba.conf.
 async fn hba_file(session: &mut PostgreSqlSession, doing: &str) -> Result<(String, String), SessionError> {
     let path = session.value(doing, "SELECT current_setting('hba_file')").await?.unwrap_or_default();
-    let text = session.value(doing, "SELECT pg_read_file(current_setting('hba_file'))").await?.unwrap_or_default();
-    Ok((path, text))
+    let bytes = session.value(doing, "SELECT encode(pg_read_binary_file(current_setting('hba_file')), 'hex')").await?.unwrap_or_default();
+    Ok((path, from_hex(&bytes)))
 }
 
 /// Rules with errors, as text.
@@ -113,10 +127,12 @@ async fn broken_rules(session: &mut PostgreSqlSession, doing: &str) -> Result<Op
 }
 
 async fn add_line(session: &mut PostgreSqlSession, doing: &str, line: &str) -> Result<(), SessionError> {
+    if let Some(broken) = broken_rules(session, doing).await? {
+        return Err(failed(doing, format!("pg_hba.conf has errors, and with them no line comes into force: {broken}")));
+    }
     let (path, text) = hba_file(session, doing).await?;
-    if hba::stands_in(&text, line).is_none() {
-        // Appended: `COPY … TO 'file'` would truncate first.
-        command(session, doing, &format!("printf %s {} >> {}", shell_word(&hba::addition(&text, line)), shell_word(&path))).await?;
+    if !hba::stands_in(&text, line) {
+        command(session, doing, &hba::addition(&path, &text, line)).await?;
     }
     // A line that is wrong leaves the old rules in force until the next start, which would then fail: so it is looked at before the reload.
     if let Some(broken) = broken_rules(session, doing).await? {
@@ -131,12 +147,12 @@ async fn remove_line(session: &mut PostgreSqlSession, doing: &str, line: &str) -
     reload(session, doing).await
 }
 
-/// Writes the file without our line: to a file beside, then with `cat` back into place, which keeps inode, owner and mode.
 async fn remove_from_file(session: &mut PostgreSqlSession, doing: &str, line: &str) -> Result<(), SessionError> {
     let (path, text) = hba_file(session, doing).await?;
-    let Some(rest) = hba::without(&text, line) else { return Ok(()) };
-    let (file, beside) = (shell_word(&path), shell_word(&format!("{path}.understudy")));
-    command(session, doing, &format!("printf %s {} > {beside} && cat {beside} > {file}; status=$?; rm -f {beside}; exit $status", shell_word(&rest))).await
+    if hba::stands_in(&text, line) {
+        command(session, doing, &hba::removal(&path, &text, line)).await?;
+    }
+    Ok(())
 }
 
 /// Gives the role a password that nobody else knows, and logs in with it for replication: an earlier `reject` line would win over ours.
@@ -147,10 +163,9 @@ async fn prove_login(session: &mut PostgreSqlSession, doing: &str, role: &str) -
     let begun = Instant::now();
     loop {
         match replication_login(&host, port, role, &password).await {
-            // Backends that start meanwhile may still have the rules from before the reload.
-            Err(SessionError::Refused(message)) if message.contains("no pg_hba.conf entry") && begun.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
-            Err(error) => return Err(failed(doing, error.to_string())),
-            Ok(()) => return Ok(()),
+            Err(SessionError::Refused(_)) if begun.elapsed() < RULES => tokio::time::sleep(PAUSE * 3).await,
+            Err(SessionError::Refused(message)) => return Err(failed(doing, message)),
+            other => return other,
         }
     }
 }

@@ -19,7 +19,10 @@ pub(super) use tls::client_config;
 /// No answer within this time counts as unreachable.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// The server ends a statement that takes longer, and so do we a moment later.
-const STATEMENT: Duration = Duration::from_secs(15);
+const STATEMENT: Duration = Duration::from_secs(10);
+/// Settings of our sessions. Only the server's own functions and operators: a user of the database may have made others with the same names, and we
+/// are the administrator. No commit of ours waits for a synchronous standby, which may be gone.
+const OPTIONS: &str = "-c search_path=pg_catalog -c synchronous_commit=local -c idle_in_transaction_session_timeout=60000";
 
 /// A connection as the administrator. It ends with this value.
 pub struct PostgreSqlSession {
@@ -70,6 +73,11 @@ impl PostgreSqlSession {
         Ok(rows.first().and_then(|row| row.try_get(0).ok().flatten()).map(str::to_owned))
     }
 
+    /// The directory of the server's programs; none where it can't be read. In the server's own image its tools are there.
+    pub(super) async fn program_directory(&mut self) -> Option<String> {
+        self.value("reading pg_config", "SELECT setting FROM pg_config WHERE name = 'BINDIR'").await.ok().flatten()
+    }
+
     /// Sets the password of a role, as a SCRAM verifier computed here: the password itself reaches neither the server's log nor its statistics.
     ///
     /// # Errors
@@ -91,11 +99,6 @@ fn literal(text: &str) -> String {
     postgres_protocol::escape::escape_literal(text)
 }
 
-/// A word for the shell that the server runs: in single quotes, whatever it holds.
-fn shell_word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 impl Session for PostgreSqlSession {
     type SourceFacts = SourceFacts;
     type Step = Step;
@@ -111,7 +114,7 @@ impl Session for PostgreSqlSession {
             .application_name("understudy")
             .connect_timeout(CONNECT)
             .ssl_mode(SslMode::Prefer)
-            .options(format!("-c statement_timeout={} -c idle_in_transaction_session_timeout=60000", STATEMENT.as_millis()));
+            .options(format!("{OPTIONS} -c statement_timeout={}", STATEMENT.as_millis()));
         let tls = tokio_postgres_rustls::MakeRustlsConnect::new(client_config());
         let connected = tokio::time::timeout(CONNECT * 2, config.connect(tls)).await;
         let (client, connection) = connected
@@ -139,24 +142,17 @@ impl Session for PostgreSqlSession {
     }
 
     async fn write_mark(&mut self) -> Result<Position, SessionError> {
-        // Transactional: its commit is flushed, so that it is sent at once on an idle server too.
-        self.rows("writing a mark", "SELECT pg_logical_emit_message(true, 'understudy', '')").await?;
-        let position = self.value("reading the position", "SELECT pg_current_wal_insert_lsn() - '0/0'").await?;
-        Ok(Position(position.and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)))
+        let doing = "writing a mark";
+        // Transactional: its commit is flushed, and so sent at once on an idle server too. What it gives is the end of its record.
+        let position = self.value(doing, "SELECT pg_logical_emit_message(true, 'understudy', '') - '0/0'").await?;
+        let position = position.and_then(|text| text.parse().ok());
+        position.map(Position).ok_or_else(|| SessionError::Failed { doing: doing.to_owned(), message: "the server gave no position".to_owned() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_survive_the_shell_whatever_they_hold() {
-        for text in ["plain", "with space", "it's", "$(reboot)", "a;b", "\\'", ""] {
-            let output = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", shell_word(text))]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
-        }
-    }
 
     #[test]
     fn identifiers_and_literals_are_quoted() {

@@ -2,7 +2,8 @@
 
 use super::super::facts::{HbaRule, SlotFacts, SourceFacts};
 use super::super::hba;
-use super::{PostgreSqlSession, literal, shell_word};
+use super::super::hba::shell_word;
+use super::{PostgreSqlSession, literal};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
 
 /// A row of text values by name.
@@ -37,9 +38,9 @@ const COMMON: &str = "SELECT current_setting('server_version_num') AS version_nu
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0' AS position, \
     (SELECT string_agg(pg_tablespace_location(oid), ', ') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS outside";
 
-/// What a superuser may read besides. `pg_read_file` reads `/proc` too: the backend's own user is that of the server.
+/// What a superuser may read besides. Files as bytes: a comment in another encoding is no error. `pg_read_file` reads `/proc` too: the backend's own user is that of the server.
 const SUPERUSER: &str = "SELECT current_setting('data_directory') AS data_directory, current_setting('hba_file') AS hba_file, \
-    pg_read_file(current_setting('hba_file')) AS hba, pg_read_file('/proc/self/status', 0, 4096) AS process, \
+    encode(pg_read_binary_file(current_setting('hba_file'), 0, 16777216, true), 'hex') AS hba, pg_read_file('/proc/self/status', 0, 4096) AS process, \
     (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 1, 8) = \
         (SELECT substr(max(name), 1, 8) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')) AS oldest, \
     (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') AS segment, \
@@ -56,6 +57,12 @@ fn segment_start(name: &str, segment_size: u64) -> Option<Position> {
 fn owner(status: &str) -> Option<(u32, u32)> {
     let second = |key: &str| status.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().nth(1)?.parse().ok();
     Some((second("Uid:")?, second("Gid:")?))
+}
+
+/// Text from its bytes in hexadecimal digits, as `encode` writes them; what is not UTF-8 is replaced.
+pub(super) fn from_hex(digits: &str) -> String {
+    let bytes: Vec<u8> = digits.as_bytes().chunks(2).filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// See [`crate::engine::Session::observe_source`].
@@ -125,17 +132,21 @@ async fn privileged(session: &mut PostgreSqlSession, identity: Option<&Identity>
     let segment_size = row.number("segment");
     facts.oldest_wal = segment_start(&row.word("oldest"), segment_size).unwrap_or_default();
     facts.slot_wal_keep_auto_conf = row.text("keep_auto");
-    facts.hba_line_present = identity.is_some_and(|identity| hba::stands_in(&row.word("hba"), &super::super::hba_line(identity)).is_some());
+    let text = from_hex(&row.word("hba"));
+    facts.hba_line_present = identity.is_some_and(|identity| hba::stands_in(&text, &super::super::hba_line(identity)));
     if facts.hba_line_present {
         facts.hba_writable = true;
         return Ok(());
     }
+    // Only now: an idle source is not asked to run anything.
     facts.hba_writable = command_succeeds(session, &format!("test -w {}", shell_word(&facts.hba_file))).await?;
-    if !command_succeeds(session, &format!("test ! -L {}/pg_wal", shell_word(&facts.data_directory))).await? {
+    let log = shell_word(&format!("{}/pg_wal", facts.data_directory));
+    // An image without a shell says no to everything.
+    if !command_succeeds(session, &format!("test ! -L {log}")).await? && command_succeeds(session, &format!("test -L {log}")).await? {
         facts.outside.push("pg_wal (a link)".to_owned());
     }
     let rules = "SELECT line_number, type, array_to_string(database, ',') AS databases, array_to_string(user_name, ',') AS users, address, auth_method, error FROM pg_hba_file_rules ORDER BY line_number";
-    let split = |text: String| text.split(',').map(str::to_owned).collect();
+    let split = |text: String| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     facts.hba_rules = session
         .rows("reading pg_hba_file_rules", rules)
         .await?
@@ -154,9 +165,10 @@ async fn privileged(session: &mut PostgreSqlSession, identity: Option<&Identity>
     Ok(())
 }
 
-/// Runs a command as the server's user that only looks; false if it says no.
+/// Runs a command as the server's user that only looks; false if it says no, of which the server's log hears nothing.
 async fn command_succeeds(session: &mut PostgreSqlSession, command: &str) -> Result<bool, SessionError> {
-    match session.rows("asking the server's file system", &format!("COPY (SELECT 1 WHERE false) TO PROGRAM {}", literal(command))).await {
+    let sql = format!("SET LOCAL log_min_messages = fatal; COPY (SELECT 1 WHERE false) TO PROGRAM {}", literal(command));
+    match session.rows("asking the server's file system", &sql).await {
         Ok(_) => Ok(true),
         Err(SessionError::Failed { .. }) => Ok(false),
         Err(error) => Err(error),
@@ -190,6 +202,12 @@ mod tests {
         assert_eq!(segment_start("000000010000000000000001", size), Some(Position(size)));
         assert_eq!(segment_start("0000000200000016000000B3", size), Some(Position((0x16 << 32) + 0xB3 * size)));
         assert_eq!(segment_start("short", size), None);
+    }
+
+    #[test]
+    fn bytes_come_back_from_their_digits() {
+        assert_eq!(from_hex("686261e4"), "hba\u{fffd}");
+        assert_eq!(from_hex(""), "");
     }
 
     #[test]
