@@ -36,6 +36,9 @@ pub fn sync_directory(path: &Path) -> Result<(), AgentError> {
 }
 
 /// Makes everything on the file system of a path outlive a crash.
+///
+/// # Errors
+/// If it can't be synchronised.
 pub fn sync_file_system(path: &Path) -> Result<(), AgentError> {
     let directory = File::open(path).map_err(AgentError::file("opening", path))?;
     syncfs(&directory).map_err(|error| AgentError::file("synchronising", path)(error.into()))

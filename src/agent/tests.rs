@@ -35,8 +35,8 @@ fn request(root: &Path) -> Restore {
 }
 
 fn finish(request: &Restore, _: &Manifest) -> Result<(), AgentError> {
-    fs::write(request.data_directory.join("standby.signal"), "").unwrap();
-    Ok(())
+    let signal = request.data_directory.join("standby.signal");
+    fs::write(&signal, "").map_err(AgentError::file("writing", &signal))
 }
 
 #[test]

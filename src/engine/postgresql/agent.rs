@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use super::session::hex;
 use super::{PostgreSql, PostgreSqlSession};
 use crate::agent::{AgentError, Backup, Manifest, Restore, Tools, check_room, sync_directory, sync_file_system, write_durably};
 use crate::engine::{Endpoint, Engine, Identity, Session, SessionError};
 
 /// How long a source may take to answer: its Service was made a moment ago.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Where the replica's password is kept, inside the data directory so that it goes where the data goes.
 const PASSFILE: &str = "understudy.pgpass";
 
@@ -172,7 +173,7 @@ fn replication_password(volume: &Path, identity: &Identity) -> Result<String, Ag
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         found => return found.map_err(AgentError::file("reading", &path)),
     }
-    let password: String = rand::rng().random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let password = hex(&rand::rng().random::<[u8; 32]>());
     write_durably(&path, 0o600, password.as_bytes())?;
     Ok(password)
 }
@@ -254,7 +255,7 @@ fn describe(data: &Path, version: &str) -> Result<Manifest, AgentError> {
 
 /// SHA-256 in hexadecimal digits.
 fn checksum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 /// Bytes of all files below a directory.
@@ -301,8 +302,8 @@ fn standby_settings(request: &Restore) -> String {
     ];
     // In the configuration file a backslash begins an escape, and a quote is doubled (manual, "Parameter Names and Values").
     let quote = |value: &str| value.replace('\\', r"\\").replace('\'', "''");
-    let lines: String = settings.iter().map(|(name, value)| format!("{name} = '{}'\n", quote(value))).collect();
-    format!("\n# Added by understudy: this directory is a standby.\n{lines}")
+    let lines: Vec<String> = settings.iter().map(|(name, value)| format!("{name} = '{}'\n", quote(value))).collect();
+    format!("\n# Added by understudy: this directory is a standby.\n{}", lines.concat())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod execute;
 mod observe;
 mod tls;
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use tokio_postgres::config::SslMode;
@@ -89,6 +90,14 @@ impl PostgreSqlSession {
     }
 }
 
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// A quoted identifier.
 fn identifier(name: &str) -> String {
     postgres_protocol::escape::escape_identifier(name)
@@ -153,6 +162,11 @@ impl Session for PostgreSqlSession {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_written_as_digits() {
+        assert_eq!(hex(&[0, 10, 255]), "000aff");
+    }
 
     #[test]
     fn identifiers_and_literals_are_quoted() {
