@@ -27,3 +27,33 @@ cluster-shell: ## a shell in the cluster's network, with kubectl, helm and db (p
 image: ## build the operator's static binary and import it as an image
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TARGET)
 	@$(CLUSTER_COMMAND) load target/$(TARGET)/release/understudy
+
+# IMAGE=repository:tag: an image that your cluster can pull, in place of the one built here.
+.PHONY: install
+install: ## install the operator with its chart, or bring it up to date
+	@$(CLUSTER_COMMAND) enter deploy/install
+
+.PHONY: demo
+demo: cluster-up $(if $(IMAGE),,image) install ## a PostgreSQL with an application gets its replica: before and after, and left running
+	@$(CLUSTER_COMMAND) enter deploy/demo up
+
+.PHONY: demo-down
+demo-down: ## undo what the demo did: replication disabled, the source as it was, the example removed
+	@$(CLUSTER_COMMAND) enter deploy/demo down
+
+# Tests that talk to pods run inside the cluster's network; cargo itself stays outside, where the registries are.
+CLUSTER_TESTS := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(CURDIR)/$(CLUSTER_COMMAND) enter" cargo test --locked
+
+.PHONY: check
+check: ## format, lints, rendered manifests
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	deploy/render --check
+
+.PHONY: test
+test: cluster-up check image install ## everything: unit, engine and cluster tests, with the operator as the chart installs it
+	cargo test --locked --lib --bins --test docs
+	cargo test --locked --test postgresql
+	$(CLUSTER_TESTS) --test cluster -- --test-threads=5
+	$(CLUSTER_TESTS) --test killed
+	deploy/local/test.sh
