@@ -29,10 +29,9 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
             }
         }
         Step::Apply(Object::StatefulSet(object)) => (false, "ReplicaApplied", format!("StatefulSet {} runs the replica", name(&object.metadata))),
-        Step::Apply(Object::Claim(_) | Object::Service(_)) | Step::Mark(_) | Step::Hold => return None,
+        Step::Apply(Object::Claim(_) | Object::Service(_)) | Step::Mark(_) | Step::Hold | Step::Delete(Kind::Service | Kind::Job, _) => return None,
         Step::Delete(Kind::StatefulSet, name) => (false, "ReplicaRemoved", format!("StatefulSet {name} is being deleted")),
         Step::Delete(Kind::Claim, name) => (false, "VolumeDeleted", format!("PersistentVolumeClaim {name} is being deleted")),
-        Step::Delete(Kind::Service | Kind::Job, _) => return None,
         Step::Keep(name) => (false, "VolumeKept", format!("PersistentVolumeClaim {name} is kept (deletionPolicy: Retain)")),
         Step::Publish { config_map, .. } => (false, "VariablesUpdated", format!("ConfigMap {config_map} holds the current variables")),
         Step::Release => (false, "Standalone", "The source is a stand-alone database".to_owned()),

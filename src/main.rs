@@ -105,8 +105,8 @@ async fn run(arguments: ControllerArguments) -> ExitCode {
         code
     };
     tokio::select! {
-        served = server => {
-            tracing::error!(error = ?served.err(), address = %arguments.listen, "probes and metrics can't be served");
+        ended = server => {
+            tracing::error!(error = ?ended.err(), address = %arguments.listen, "probes and metrics can't be served");
             ExitCode::FAILURE
         }
         code = lead => code,

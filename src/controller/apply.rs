@@ -168,8 +168,8 @@ impl Applier<'_> {
 
     async fn apply(&self, object: &Object) -> Result<(), kube::Error> {
         match object {
-            Object::Claim(claim) => server_side(self.api(), claim.clone()).await,
-            Object::Service(service) => server_side(self.api(), service.clone()).await,
+            Object::Claim(claim) => server_side(self.api(), (**claim).clone()).await,
+            Object::Service(service) => server_side(self.api(), (**service).clone()).await,
             Object::Job(job) => server_side(self.api(), (**job).clone()).await,
             Object::StatefulSet(stateful_set) => server_side(self.api(), (**stateful_set).clone()).await,
         }

@@ -195,22 +195,20 @@ fn applied(object: &impl ResourceExt) -> Applied {
 
 fn pod_facts(pod: &Pod) -> PodFacts {
     let status = pod.status.clone().unwrap_or_default();
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    let trouble = containers
-        .filter_map(|container| {
-            let state = container.state.as_ref()?;
-            let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-            let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0).or(last.filter(|last| last.exit_code != 0));
-            let words = match (ended, &state.waiting) {
-                (Some(ended), _) => ended.message.clone().or(ended.reason.clone()).unwrap_or_default(),
-                (None, Some(waiting)) if waiting.reason.as_deref() != Some("PodInitializing") && waiting.reason.as_deref() != Some("ContainerCreating") => {
-                    [waiting.reason.clone(), waiting.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ")
-                }
-                _ => return None,
-            };
-            (state.running.is_none() && !words.is_empty()).then(|| format!("container {}: {}", container.name, words.trim()))
-        })
-        .next();
+    let mut containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let trouble = containers.find_map(|container| {
+        let state = container.state.as_ref()?;
+        let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0).or(last.filter(|last| last.exit_code != 0));
+        let words = match (ended, &state.waiting) {
+            (Some(ended), _) => ended.message.clone().or(ended.reason.clone()).unwrap_or_default(),
+            (None, Some(waiting)) if waiting.reason.as_deref() != Some("PodInitializing") && waiting.reason.as_deref() != Some("ContainerCreating") => {
+                [waiting.reason.clone(), waiting.message.clone()].into_iter().flatten().collect::<Vec<_>>().join(": ")
+            }
+            _ => return None,
+        };
+        (state.running.is_none() && !words.is_empty()).then(|| format!("container {}: {}", container.name, words.trim()))
+    });
     let unschedulable = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False").and_then(|c| c.message.clone());
     PodFacts {
         component: pod.labels().get(labels::COMPONENT).cloned().unwrap_or_default(),

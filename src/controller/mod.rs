@@ -38,7 +38,7 @@ pub enum ReconcileError {
 #[must_use]
 pub fn digest(object: &impl Serialize) -> String {
     let text = serde_json::to_vec(object).unwrap_or_default();
-    Sha256::digest(text).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text).get(..12).unwrap_or_default())
 }
 
 /// Reconciles one resource with the engine that it names: the registry of engines.
@@ -51,7 +51,7 @@ pub async fn dispatch(resource: Arc<DatabaseReplication>, context: Arc<Context>)
     }
     let resource = context.newest(resource);
     match resource.spec.engine {
-        EngineKind::PostgreSQL => reconcile::<PostgreSql>(resource, &context).await,
+        EngineKind::PostgreSQL => Box::pin(reconcile::<PostgreSql>(resource, &context)).await,
     }
 }
 

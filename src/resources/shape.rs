@@ -94,7 +94,7 @@ mod tests {
     use serde_json::json;
 
     /// A StatefulSet with the given pod spec and claim templates.
-    fn source(pod: serde_json::Value, claims: &[&str]) -> StatefulSet {
+    fn source(pod: &serde_json::Value, claims: &[&str]) -> StatefulSet {
         serde_json::from_value(json!({
             "metadata": {"name": "orders-db"},
             "spec": {
@@ -115,28 +115,28 @@ mod tests {
         ]);
         let pod =
             json!({"containers": [{"name": "db", "volumeMounts": mounts}], "volumes": [{"name": "other", "persistentVolumeClaim": {"claimName": "named"}}]});
-        let shape = inspect(&source(pod.clone(), &["data"]), None, 5432, "/var/lib/postgresql/data/pgdata").unwrap();
+        let shape = inspect(&source(&pod, &["data"]), None, 5432, "/var/lib/postgresql/data/pgdata").unwrap();
         assert_eq!((shape.mount.name.as_str(), shape.claim.as_deref()), ("data", Some("data-orders-db-0")));
-        let at_the_mount_itself = inspect(&source(pod.clone(), &["data"]), None, 5432, "/var/lib/postgresql/data").unwrap();
+        let at_the_mount_itself = inspect(&source(&pod, &["data"]), None, 5432, "/var/lib/postgresql/data").unwrap();
         assert_eq!(at_the_mount_itself.mount.sub_path.as_deref(), Some("pg"));
-        let named = inspect(&source(pod, &[]), None, 5432, "/var/lib/mysql").unwrap();
+        let named = inspect(&source(&pod, &[]), None, 5432, "/var/lib/mysql").unwrap();
         assert_eq!(named.claim.as_deref(), Some("named"));
     }
 
     #[test]
     fn a_directory_that_merely_begins_alike_is_no_mount() {
         let pod = json!({"containers": [{"name": "db", "volumeMounts": [{"name": "data", "mountPath": "/var/lib/pg"}]}]});
-        assert_eq!(inspect(&source(pod, &["data"]), None, 5432, "/var/lib/pgdata").unwrap_err().reason, "DataNotOnVolume");
+        assert_eq!(inspect(&source(&pod, &["data"]), None, 5432, "/var/lib/pgdata").unwrap_err().reason, "DataNotOnVolume");
     }
 
     #[test]
     fn a_sidecar_that_stands_first_is_not_taken_for_the_database() {
         let mount = json!([{"name": "data", "mountPath": "/data"}]);
         let pod = json!({"containers": [{"name": "exporter", "ports": [{"containerPort": 9187}]}, {"name": "db", "ports": [{"containerPort": 5432}], "volumeMounts": mount}]});
-        assert_eq!(inspect(&source(pod, &["data"]), None, 5432, "/data").unwrap().container.name, "db");
+        assert_eq!(inspect(&source(&pod, &["data"]), None, 5432, "/data").unwrap().container.name, "db");
         let silent = json!({"containers": [{"name": "exporter"}, {"name": "db", "volumeMounts": mount}]});
-        assert_eq!(inspect(&source(silent.clone(), &["data"]), None, 5432, "/data").unwrap_err().reason, "ContainerAmbiguous");
-        assert_eq!(inspect(&source(silent.clone(), &["data"]), Some("db"), 5432, "/data").unwrap().container.name, "db");
-        assert_eq!(inspect(&source(silent, &["data"]), Some("nope"), 5432, "/data").unwrap_err().reason, "ContainerNotFound");
+        assert_eq!(inspect(&source(&silent, &["data"]), None, 5432, "/data").unwrap_err().reason, "ContainerAmbiguous");
+        assert_eq!(inspect(&source(&silent, &["data"]), Some("db"), 5432, "/data").unwrap().container.name, "db");
+        assert_eq!(inspect(&source(&silent, &["data"]), Some("nope"), 5432, "/data").unwrap_err().reason, "ContainerNotFound");
     }
 }

@@ -1,5 +1,8 @@
 //! Cluster tests: real Kubernetes, real PostgreSQL, the operator as the chart installs it. `make test` runs them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod bad_input;
+mod operator;
+mod shapes;
 mod story;
 mod support;

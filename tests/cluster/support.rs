@@ -255,6 +255,22 @@ impl Shop {
         self.api::<K>().list(&ListParams::default().labels(selector)).await.unwrap().iter().map(ResourceExt::name_any).collect()
     }
 
+    /// Names of what lies on a volume, as a pod that mounts it sees them.
+    pub async fn volume(&self, claim: &str) -> Vec<String> {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "look", "image": "busybox:1.36", "command": ["ls", "-A", "/volume"], "volumeMounts": [{"name": "volume", "mountPath": "/volume"}]}],
+            "volumes": [{"name": "volume", "persistentVolumeClaim": {"claimName": claim}}]
+        }});
+        self.apply(&pod).unwrap();
+        self.kubectl(&["wait", "pod", "look", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"]).unwrap();
+        let listed = self.kubectl(&["logs", "look"]).unwrap();
+        self.kubectl(&["delete", "pod", "look", "--grace-period=1"]).unwrap();
+        let mut names: Vec<String> = listed.lines().filter(|name| *name != "lost+found").map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+
     /// Executes SQL on the pod `name`.
     pub async fn sql(&self, pod: &str, sql: &str) -> Result<Vec<String>, String> {
         query(&self.pod_ip(pod).await?, sql).await
@@ -322,7 +338,11 @@ pub struct Writer {
 impl Writer {
     /// Makes the table and begins to write.
     pub async fn start(host: String) -> Self {
-        query(&host, "CREATE TABLE IF NOT EXISTS orders (id bigint PRIMARY KEY, at timestamptz DEFAULT now())").await.unwrap();
+        // A Service reaches its pod a moment after the pod is ready.
+        wait("the source answers through its Service", 30, || {
+            query(&host, "CREATE TABLE IF NOT EXISTS orders (id bigint PRIMARY KEY, at timestamptz DEFAULT now())")
+        })
+        .await;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread = std::thread::spawn(move || {

@@ -19,6 +19,7 @@ cc gcc
 /usr/include/stdlib.h libc6-dev
 readelf binutils
 curl curl
+/usr/bin/pg_createcluster postgresql
 '
 
 missing_packages() {

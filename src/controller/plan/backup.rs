@@ -142,10 +142,10 @@ fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
     let spec = &subject.resource.spec;
     let Ok(administrator) = &facts.administrator else { return };
     if !facts.own.claims.contains_key(&names.backup_claim()) {
-        draft.steps.push(Step::Apply(Object::Claim(build_backup_claim(names, &spec.backup.volume))));
+        draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(names, &spec.backup.volume)))));
     }
     if !facts.own.services.contains_key(&names.primary()) {
-        draft.steps.push(Step::Apply(Object::Service(build_primary_service(names, &subject.owner, subject.source(), subject.port))));
+        draft.steps.push(Step::Apply(Object::Service(Box::new(build_primary_service(names, &subject.owner, subject.source(), subject.port)))));
     }
     let request = JobRequest { sequence, ..*request };
     let job = build_backup_job(&request, &spec.source.credentials, &administrator.username, &subject.database, administrator.username_key.as_deref());

@@ -107,10 +107,8 @@ impl<S> Draft<S> {
     /// Ends planning. A failure of the steps executed before stays on show until they succeed.
     #[must_use]
     pub fn finish(mut self, again: Duration) -> Plan<S> {
-        if let Some(failure) = self.failure.take() {
-            if !self.steps.is_empty() {
-                self.ready(false, false, "StepFailed", format!("{failure}; it is tried again"));
-            }
+        if let Some(failure) = self.failure.take().filter(|_| !self.steps.is_empty()) {
+            self.ready(false, false, "StepFailed", format!("{failure}; it is tried again"));
         }
         Plan { status: self.status, steps: self.steps, again }
     }

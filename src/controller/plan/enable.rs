@@ -259,12 +259,13 @@ impl<E: Engine> Enabling<'_, E> {
         let mut surplus: Vec<u32> = numbers.chain(slots).filter(|number| *number > self.count).collect();
         surplus.sort_unstable();
         surplus.dedup();
-        if let Some(last) = surplus.last().filter(|_| current || self.subject.environment.is_empty()) {
-            if replica::remove(names, own, draft, *last) {
-                draft.steps.extend(E::plan_release(self.server, &names.identity, *last).into_iter().map(Step::Source));
-                for (claim, _) in own.claims.iter().filter(|(_, claim)| claim.number == Some(*last)) {
-                    replica::dispose(self.subject.resource.spec.deletion_policy, own, draft, claim.clone());
-                }
+        let told = current || self.subject.environment.is_empty();
+        if let Some(last) = surplus.last().filter(|_| told)
+            && replica::remove(names, own, draft, *last)
+        {
+            draft.steps.extend(E::plan_release(self.server, &names.identity, *last).into_iter().map(Step::Source));
+            for (claim, _) in own.claims.iter().filter(|(_, claim)| claim.number == Some(*last)) {
+                replica::dispose(self.subject.resource.spec.deletion_policy, own, draft, claim.clone());
             }
         }
         surplus.len()

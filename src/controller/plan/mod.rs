@@ -27,9 +27,9 @@ use crate::engine::Engine;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
     /// A volume claim.
-    Claim(PersistentVolumeClaim),
+    Claim(Box<PersistentVolumeClaim>),
     /// A Service.
-    Service(Service),
+    Service(Box<Service>),
     /// A Job.
     Job(Box<Job>),
     /// A replica.
@@ -132,7 +132,7 @@ pub mod again {
     /// A Job that failed is tried again after this time.
     pub const RETRY: Duration = Duration::from_secs(20);
     /// A resource that is being deleted waits so long for a source that does not answer.
-    pub const ABANDON: Duration = Duration::from_secs(60);
+    pub const ABANDON: Duration = Duration::from_mins(1);
 }
 
 /// What to do now, and what to say.

@@ -167,10 +167,8 @@ pub fn seed<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E:
         names.replica_claim(number, seed)
     });
     let claim = claim.clone();
-    if !facts.own.claims.contains_key(&claim) {
-        if let Some(storage) = storage(subject, facts) {
-            draft.steps.push(Step::Apply(Object::Claim(build_replica_claim(names, number, &claim, &storage))));
-        }
+    if let Some(storage) = storage(subject, facts).filter(|_| !facts.own.claims.contains_key(&claim)) {
+        draft.steps.push(Step::Apply(Object::Claim(Box::new(build_replica_claim(names, number, &claim, &storage)))));
     }
     draft.steps.push(Step::Apply(Object::Job(Box::new(build_restore_job(request, number, &claim)))));
 }
@@ -185,7 +183,7 @@ pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::
         let name = service.metadata.name.clone().unwrap_or_default();
         let planned = draft.steps.iter().any(|step| matches!(step, Step::Apply(Object::Service(planned)) if planned.metadata.name.as_ref() == Some(&name)));
         if !own.services.contains_key(&name) && !planned {
-            draft.steps.push(Step::Apply(Object::Service(service)));
+            draft.steps.push(Step::Apply(Object::Service(Box::new(service))));
         }
     }
     let replica = ReplicaRequest {

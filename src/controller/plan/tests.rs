@@ -207,10 +207,8 @@ impl World {
     }
 
     fn execute_source(&mut self, step: &SourceStep) {
-        let changed = match step {
-            SourceStep::LimitSlotWal { .. } | SourceStep::CreateRole { .. } | SourceStep::AddHbaLine { .. } | SourceStep::CreateSlot { .. } => true,
-            _ => false,
-        };
+        use SourceStep::{AddHbaLine, CreateRole, CreateSlot, LimitSlotWal};
+        let changed = matches!(step, LimitSlotWal { .. } | CreateRole { .. } | AddHbaLine { .. } | CreateSlot { .. });
         assert!(!changed || self.recorded_before_change(), "the record comes before the first change");
         let source = &mut self.source;
         match step {
@@ -466,7 +464,8 @@ fn bad_input_is_said_all_at_once_and_touches_nothing() {
 
 #[test]
 fn what_is_missing_blocks_and_goes_on_by_itself_once_mended() {
-    let cases: Vec<(&str, fn(&mut World), fn(&mut World))> = vec![
+    type Change = fn(&mut World);
+    let cases: Vec<(&str, Change, Change)> = vec![
         ("SourceNotFound", |w| w.stateful_set = None, |w| w.stateful_set = Some(source_stateful_set())),
         (
             "SourceScaledToZero",

@@ -4,6 +4,7 @@ use crate::engine::Position;
 
 /// Everything that planning needs of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct SourceFacts {
     /// `server_version_num`, for example 170012.
     pub version_num: u32,

@@ -348,7 +348,7 @@ mod tests {
                 assert!(facts.role_exists && facts.hba_line_present, "a login is proven only once it can work");
             }
             Step::CreateSlot { slot } => {
-                facts.slots.push(SlotFacts { name: slot.clone(), number: identity().slot_number(slot).unwrap(), active: false, wal_status: "reserved".into() })
+                facts.slots.push(SlotFacts { name: slot.clone(), number: identity().slot_number(slot).unwrap(), active: false, wal_status: "reserved".into() });
             }
             Step::DropSlot { slot } => facts.slots.retain(|s| s.name != *slot),
             Step::RemoveHbaLine { .. } => facts.hba_line_present = false,

@@ -1,0 +1,134 @@
+//! What the operator may do, what it does, and what it never shows.
+
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use std::collections::BTreeSet;
+
+use crate::support::{PASSWORD, Shop, audit_lines, replication, run};
+
+const OPERATOR: &str = "system:serviceaccount:understudy-system:understudy";
+
+/// (group, resource, verb) of every rule.
+fn granted(rules: &[PolicyRule]) -> BTreeSet<(String, String, String)> {
+    let mut all = BTreeSet::new();
+    for rule in rules {
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                all.extend(rule.verbs.iter().map(|verb| (group.clone(), resource.clone(), verb.clone())));
+            }
+        }
+    }
+    all
+}
+
+/// One story that makes the operator use everything it may: enable, scale down, delete, with volumes kept and deleted.
+async fn use_everything(shop: &Shop) {
+    shop.apply(&replication("orders", "orders-db")).unwrap();
+    shop.replicating("orders", 120).await;
+    shop.delete("orders", 90).await;
+    let mut resource = replication("orders", "orders-db");
+    resource["spec"]["deletionPolicy"] = "Delete".into();
+    shop.apply(&resource).unwrap();
+    shop.replicating("orders", 120).await;
+    // The second time the same thing is told, its event is counted.
+    shop.api::<k8s_openapi::api::core::v1::Pod>().delete("orders-replica-1-0", &kube::api::DeleteParams::default()).await.unwrap();
+    shop.reason("orders", "ReplicaStarting", 30).await;
+    shop.replicating("orders", 90).await;
+    shop.delete("orders", 90).await;
+}
+
+#[tokio::test]
+async fn the_operator_has_the_permissions_it_uses_and_no_others() {
+    let shop = Shop::with_source("understudy-rbac").await;
+    let mark = audit_lines().len();
+    use_everything(&shop).await;
+
+    let cluster: ClusterRole = Api::all(shop.client.clone()).get("understudy").await.unwrap();
+    let own: Role = Api::namespaced(shop.client.clone(), "understudy-system").get("understudy").await.unwrap();
+    let mut granted = granted(&[cluster.rules.unwrap_or_default(), own.rules.unwrap_or_default()].concat());
+    assert!(granted.iter().all(|(g, r, v)| g != "*" && r != "*" && v != "*" && r != "pods/exec"), "{granted:?}");
+    let secrets: Vec<_> = granted.iter().filter(|(_, resource, _)| resource == "secrets").map(|(_, _, verb)| verb.as_str()).collect();
+    assert_eq!(secrets, ["get"]);
+
+    let mut used = BTreeSet::new();
+    for line in audit_lines().iter().filter(|line| line["user"]["username"] == OPERATOR && line["objectRef"]["resource"].is_string()) {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &line["objectRef"];
+        let resource = match object["subresource"].as_str() {
+            Some(sub) => format!("{}/{sub}", text(&object["resource"])),
+            None => text(&object["resource"]),
+        };
+        assert_ne!(line["responseStatus"]["code"], 403, "the operator may not do what it does: {line}");
+        // An apply that makes the object needs `create` besides `patch`.
+        if line["verb"] == "patch" && line["responseStatus"]["code"] == 201 {
+            used.insert((text(&object["apiGroup"]), resource.clone(), "create".to_owned()));
+        }
+        used.insert((text(&object["apiGroup"]), resource, text(&line["verb"])));
+    }
+    assert!(audit_lines().len() > mark, "the audit log is written");
+    // Asked for by an admission plugin, not by a request: OwnerReferencesPermissionEnforcement.
+    granted.remove(&("understudy.dev".to_owned(), "databasereplications/finalizers".to_owned(), "update".to_owned()));
+    let unused: Vec<_> = granted.difference(&used).collect();
+    assert!(unused.is_empty(), "permissions that nothing uses: {unused:?}");
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn the_installed_definition_is_the_one_in_the_code() {
+    let shop = Shop::new("understudy-definition").await;
+    let installed: CustomResourceDefinition = Api::all(shop.client.clone()).get("databasereplications.understudy.dev").await.unwrap();
+    let ours = understudy::api::definition();
+    let schema = |definition: &CustomResourceDefinition| serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
+    assert_eq!(schema(&installed), schema(&ours));
+    let explained = shop.kubectl(&["explain", "dbrep.spec.backup.volume.size"]).unwrap();
+    assert!(explained.contains("at least twice the size of the data"), "{explained}");
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn a_password_is_nowhere_but_in_its_secret() {
+    let shop = Shop::with_source("understudy-canary").await;
+    shop.apply(&replication("orders", "orders-db")).unwrap();
+    // While Jobs run their arguments can be seen on the node.
+    let mut seen = Vec::new();
+    let begun = std::time::Instant::now();
+    loop {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if line.windows(PASSWORD.len()).any(|window| window == PASSWORD.as_bytes()) {
+                seen.push(String::from_utf8_lossy(&line).into_owned());
+            }
+        }
+        if shop.condition("orders", "Ready").await.is_ok_and(|(_, reason, _)| reason == "Replicating") {
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 120, "not ready in time");
+    }
+    assert!(seen.is_empty(), "in arguments: {seen:?}");
+    let replication_password =
+        run("kubectl", &["-n", "understudy-canary", "exec", "orders-replica-1-0", "--", "sh", "-c", "cut -d: -f5 $PGDATA/understudy.pgpass"], "").unwrap();
+    let replication_password = replication_password.trim();
+    assert_eq!(replication_password.len(), 64);
+
+    let kinds = run("kubectl", &["api-resources", "--verbs=list", "-o", "name"], "").unwrap();
+    for kind in kinds.lines().filter(|kind| *kind != "secrets") {
+        let objects = run("kubectl", &["get", kind, "--all-namespaces", "-o", "json"], "").unwrap_or_default();
+        assert!(!objects.contains(PASSWORD) && !objects.contains(replication_password), "in {kind}");
+    }
+    let mut logs = run("kubectl", &["-n", "understudy-system", "logs", "deployment/understudy", "--tail=-1"], "").unwrap();
+    for pod in ["orders-db-0", "orders-replica-1-0"] {
+        logs += &run("kubectl", &["-n", "understudy-canary", "logs", pod, "--all-containers", "--tail=-1"], "").unwrap();
+    }
+    for component in ["backup", "restore"] {
+        let selector = format!("understudy.dev/component={component}");
+        logs += &run("kubectl", &["-n", "understudy-canary", "logs", "-l", &selector, "--all-containers", "--tail=-1"], "").unwrap();
+    }
+    assert!(logs.len() > 1000, "there are logs to look at: {logs}");
+    assert!(!logs.contains(PASSWORD) && !logs.contains(replication_password), "in a log");
+    let statements =
+        shop.sql("orders-db-0", "SELECT count(*) FROM pg_authid WHERE rolname LIKE 'understudy%' AND rolpassword LIKE 'SCRAM-SHA-256$%'").await.unwrap();
+    assert_eq!(statements, ["1"]);
+    shop.delete("orders", 90).await;
+    shop.remove().await;
+}

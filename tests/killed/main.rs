@@ -1,0 +1,165 @@
+//! The controller is killed (SIGKILL) at each step, and converges to the same end.
+//!
+//! The operator's own binary runs here as a process, with the service account's permissions, so that it can be killed at the very line of its log that
+//! says a step begins or is done. The Deployment is scaled to zero meanwhile.
+#![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "../cluster/support.rs"]
+#[allow(dead_code)]
+mod support;
+
+use k8s_openapi::api::batch::v1::Job;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use support::{Shop, Writer, query, replication, run};
+use understudy::api::Phase;
+
+const NAMESPACE: &str = "understudy-system";
+
+/// The Deployment gives way, and comes back whatever happens.
+struct Aside;
+
+impl Aside {
+    fn step() -> Self {
+        run("kubectl", &["-n", NAMESPACE, "scale", "deployment/understudy", "--replicas=0"], "").unwrap();
+        run("kubectl", &["-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=understudy", "--timeout=60s"], "").unwrap();
+        Self
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let back = run("kubectl", &["-n", NAMESPACE, "scale", "deployment/understudy", "--replicas=1"], "");
+        eprintln!("the operator's Deployment is back: {back:?}");
+    }
+}
+
+/// A kubeconfig with the permissions of the operator and no more.
+fn kubeconfig(directory: &std::path::Path) -> std::path::PathBuf {
+    let token = run("kubectl", &["-n", NAMESPACE, "create", "token", "understudy", "--duration=2h"], "").unwrap();
+    let mut config: Value = serde_json::from_str(&run("kubectl", &["config", "view", "--raw", "--minify", "--flatten", "-o", "json"], "").unwrap()).unwrap();
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let path = directory.join("kubeconfig.json");
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// The operator as a process; lines of its log that name a step arrive in a channel.
+struct Operator {
+    child: Child,
+    lines: Receiver<(String, String)>,
+}
+
+impl Operator {
+    fn start(kubeconfig: &std::path::Path, namespace: &str) -> Self {
+        let image = std::env::var("UNDERSTUDY_IMAGE").unwrap_or_else(|_| "understudy:dev".to_owned());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_understudy"))
+            .args(["controller", "--image", &image, "--namespace", NAMESPACE, "--name", "understudy-killed", "--listen", "127.0.0.1:0"])
+            .env("KUBECONFIG", kubeconfig)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (send, lines) = channel();
+        let stderr = child.stderr.take().unwrap();
+        let namespace = namespace.to_owned();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
+                if entry["level"] == "WARN" || entry["level"] == "ERROR" {
+                    eprintln!("operator: {line}");
+                }
+                let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+                let (message, step) = (text("message"), text("step"));
+                if entry["namespace"] == *namespace && message.starts_with("step ") && send.send((message, step)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Runs the operator until `reached`, killing it at the first begin and the first end of every step. Gives how often.
+async fn killed_at_each_step<F>(shop: &Shop, kubeconfig: &std::path::Path, what: &str, mut reached: impl FnMut() -> F) -> usize
+where
+    F: Future<Output = bool>,
+{
+    let mut seen = BTreeSet::new();
+    let begun = Instant::now();
+    let mut operator = Operator::start(kubeconfig, &shop.namespace);
+    loop {
+        match operator.lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => {
+                if seen.insert(line.clone()) {
+                    operator.kill();
+                    eprintln!("{what}: killed at: {} {}", line.0, line.1);
+                    operator = Operator::start(kubeconfig, &shop.namespace);
+                }
+            }
+            Err(_) if reached().await => {
+                operator.kill();
+                return seen.len();
+            }
+            Err(_) => assert!(begun.elapsed() < Duration::from_secs(240), "{what}: not reached; {:?}", shop.get("orders").await.map(|r| r.status)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn killed_at_each_step_it_converges_to_the_same_end() {
+    let shop = Shop::with_source("understudy-killed").await;
+    let _aside = Aside::step();
+    let directory = tempfile::tempdir().unwrap();
+    let config = kubeconfig(directory.path());
+    let primary = shop.service("orders-db").await;
+    let writer = Writer::start(primary.clone()).await;
+    let before = shop.snapshot("orders-db-0").await;
+    let replicating = || async { shop.condition("orders", "Ready").await.is_ok_and(|(_, reason, _)| reason == "Replicating") };
+    // The finalizer goes after the status is written: only then is nothing left to do.
+    let standalone = || async {
+        let resource = shop.get("orders").await.unwrap();
+        resource.status.is_some_and(|status| status.phase == Some(Phase::Standalone)) && resource.metadata.finalizers.is_none()
+    };
+
+    let mut resource = replication("orders", "orders-db");
+    resource["spec"]["deletionPolicy"] = json!("Delete");
+    shop.apply(&resource).unwrap();
+    let kills = killed_at_each_step(&shop, &config, "enable", replicating).await;
+    assert!(kills >= 20, "{kills}");
+    let one = |found: Vec<String>| assert_eq!(found.len(), 1, "{found:?}");
+    one(shop.names::<Job>("understudy.dev/component=backup").await);
+    one(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap());
+    one(shop.sql("orders-db-0", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await.unwrap());
+    one(shop
+        .sql("orders-db-0", "SELECT l FROM regexp_split_to_table(pg_read_file(current_setting('hba_file')), '\n') l WHERE l LIKE '%understudy%'")
+        .await
+        .unwrap());
+
+    shop.edit("orders", json!({"replicas": 2})).await;
+    killed_at_each_step(&shop, &config, "scale up", replicating).await;
+    one(shop.names::<Job>("understudy.dev/component=backup").await);
+    shop.edit("orders", json!({"replicas": 1})).await;
+    killed_at_each_step(&shop, &config, "scale down", replicating).await;
+    one(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap());
+    one(shop.names::<k8s_openapi::api::core::v1::PersistentVolumeClaim>("understudy.dev/component=replica").await);
+
+    shop.edit("orders", json!({"enabled": false})).await;
+    killed_at_each_step(&shop, &config, "disable", standalone).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    let (written, errors) = writer.finish();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(query(&primary, "SELECT count(*) FROM orders").await.unwrap(), [written.to_string()]);
+
+    // Nothing is left to undo: it goes at once, without the operator.
+    shop.kubectl(&["delete", "dbrep", "orders", "--timeout=20s"]).unwrap();
+    shop.remove().await;
+}
