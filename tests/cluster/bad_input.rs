@@ -1,0 +1,317 @@
+//! What bad input gets: a condition that names cause and remedy, a source that is as it was, and work that goes on by itself once it is mended.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use understudy::api::Phase;
+
+use crate::support::{PASSWORD, Shop, USER, query, replication, stateful_set, wait};
+
+/// A resource that only looks: a mended one ends in phase `DryRun`.
+fn looking(name: &str, source: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut resource = replication(name, source);
+    resource["spec"]["dryRun"] = json!(true);
+    change(&mut resource["spec"]);
+    resource
+}
+
+/// Waits until a resource is blocked for this reason; its message has these words, and says what to do.
+async fn blocked(shop: &Shop, name: &str, reason: &str, words: &[&str]) {
+    let message = shop.reason(name, reason, 60).await;
+    for word in words.iter().chain(&["What to do: "]) {
+        assert!(message.contains(word), "{word:?} is missing in: {message}");
+    }
+    shop.phase(name, Phase::Blocked, 5).await;
+    let (status, found, _) = shop.condition(name, "Preflight").await.unwrap();
+    assert_eq!((status.as_str(), found.as_str()), ("False", reason));
+}
+
+/// Waits until nothing is in the way of a resource any more.
+async fn mended(shop: &Shop, name: &str) {
+    shop.phase(name, Phase::DryRun, 90).await;
+    assert_eq!(shop.condition(name, "Preflight").await.unwrap().0, "True");
+}
+
+#[tokio::test]
+async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
+    let shop = Shop::new("understudy-admission").await;
+    let refused = |what: &str, resource: &Value, words: &[&str]| {
+        let complaint = shop.apply(resource).expect_err(what);
+        for word in words {
+            assert!(complaint.contains(word), "{what}: {word:?} is missing in: {complaint}");
+        }
+    };
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut resource = replication("orders", "orders-db");
+        change(&mut resource);
+        resource
+    };
+    let target = json!({"statefulSetRef": {"name": "reports-db"}});
+
+    refused("neither replicas nor target", &with(&|r| drop(r["spec"].as_object_mut().unwrap().remove("replicas"))), &["set exactly one of `replicas`"]);
+    refused("both", &with(&|r| r["spec"]["target"] = target.clone()), &["set exactly one of `replicas`"]);
+    let alone = with(&|r| {
+        r["spec"].as_object_mut().unwrap().remove("replicas");
+        r["spec"]["target"] = target.clone();
+    });
+    refused("target alone", &alone, &["`target` is not supported by this version", "use `replicas`"]);
+    refused("no replicas", &with(&|r| r["spec"]["replicas"] = json!(0)), &["spec.replicas", "greater than or equal to 1"]);
+    refused("ten replicas", &with(&|r| r["spec"]["replicas"] = json!(10)), &["spec.replicas", "less than or equal to 9"]);
+    refused("an unknown field", &with(&|r| r["spec"]["replicaz"] = json!(1)), &["unknown field \"spec.replicaz\""]);
+    refused("an unknown field below", &with(&|r| r["spec"]["source"]["credentials"]["user"] = json!("x")), &["unknown field \"spec.source.credentials.user\""]);
+    refused("an unknown engine", &with(&|r| r["spec"]["engine"] = json!("Oracle")), &["spec.engine", "Oracle", "PostgreSQL"]);
+    let two_names = with(&|r| {
+        r["spec"]["source"]["credentials"]["username"] = json!("a");
+        r["spec"]["source"]["credentials"]["usernameKey"] = json!("b");
+    });
+    refused("two user names", &two_names, &["at most one of `username`", "`usernameKey`"]);
+    for name in ["n".repeat(41).as_str(), "with.dots", "1st"] {
+        refused(name, &with(&|r| r["metadata"]["name"] = json!(name)), &["at most 40 lower-case letters"]);
+    }
+
+    // The longest name is good; what is there cannot become something else.
+    shop.apply(&with(&|r| r["metadata"]["name"] = json!("n".repeat(40)))).unwrap();
+    shop.apply(&with(&|_| {})).unwrap();
+    refused("another source", &replication("orders", "other-db"), &["source.statefulSetRef cannot be changed", "delete this resource and create another"]);
+    refused("another engine", &with(&|r| r["spec"]["engine"] = json!("MySQL")), &["spec.engine", "PostgreSQL"]);
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for() {
+    let shop = Shop::new("understudy-pods").await;
+    shop.secret("orders-db", json!({"username": USER, "password": PASSWORD}));
+    shop.apply(&looking("orders", "orders-db", |spec| spec["environment"] = json!({}))).unwrap();
+    blocked(&shop, "orders", "SourceNotFound", &["there is no StatefulSet orders-db in namespace understudy-pods"]).await;
+
+    shop.source("orders-db", |object| object["spec"]["replicas"] = json!(2)).await;
+    blocked(&shop, "orders", "SourceHasSeveralPods", &["replicas: 2", "scale it to one pod"]).await;
+    let before = shop.snapshot("orders-db-0").await;
+
+    shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=0"]).unwrap();
+    blocked(&shop, "orders", "SourceScaledToZero", &["kubectl scale statefulset orders-db --replicas=1"]).await;
+
+    shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=1"]).unwrap();
+    mended(&shop, "orders").await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn wrong_credentials_sizes_and_names_are_each_said_with_what_to_do() {
+    let shop = Shop::with_source("understudy-faults").await;
+    shop.sql("orders-db-0", "CREATE ROLE clerk LOGIN PASSWORD 'clerk-password'").await.unwrap();
+    let before = shop.snapshot("orders-db-0").await;
+
+    // Resources that only look do not stand in each other's way.
+    let good = json!({"username": USER, "password": PASSWORD});
+    shop.secret("keyless", json!({"username": USER, "pass": PASSWORD}));
+    shop.secret("outdated", json!({"username": USER, "password": "of-last-year"}));
+    shop.secret("clerk", json!({"username": "clerk", "password": "clerk-password"}));
+    for name in ["absent", "keyless", "outdated", "clerk"] {
+        shop.apply(&looking(name, "orders-db", |spec| spec["source"]["credentials"] = json!({"secretRef": {"name": name}}))).unwrap();
+    }
+    shop.apply(&looking("nameless", "orders-db", |spec| spec["source"]["credentials"]["usernameKey"] = json!("login"))).unwrap();
+    shop.apply(&looking("small", "orders-db", |spec| spec["backup"]["volume"]["size"] = json!("8Mi"))).unwrap();
+    shop.apply(&looking("map", "orders-db", |spec| spec["environment"]["configMaps"] = json!([{"name": "later"}]))).unwrap();
+    let several = |spec: &mut Value| {
+        spec["backup"]["volume"]["size"] = json!("8Mi");
+        spec["replicaTemplate"] = json!({"storage": {"size": "9Mi"}});
+        spec["environment"]["configMaps"] = json!([{"name": "later"}]);
+    };
+    shop.apply(&looking("several", "orders-db", several)).unwrap();
+
+    blocked(&shop, "absent", "SecretNotFound", &["there is no Secret absent in namespace understudy-faults"]).await;
+    blocked(&shop, "keyless", "SecretKeyNotFound", &["Secret keyless has no key password; it has: pass, username", "source.credentials.passwordKey"]).await;
+    blocked(&shop, "nameless", "SecretKeyNotFound", &["Secret orders-db has no key login", "source.credentials.usernameKey"]).await;
+    blocked(&shop, "outdated", "CredentialsRefused", &["password authentication failed for user \"orders\"", "correct the Secret outdated"]).await;
+    blocked(&shop, "clerk", "NotSuperuser", &["clerk is not a superuser", "name a superuser in source.credentials"]).await;
+    blocked(&shop, "small", "BackupVolumeTooSmall", &["backup.volume.size is 8.0 MiB", "twice the data", "set backup.volume.size to "]).await;
+    blocked(&shop, "map", "ConfigMapNotFound", &["there is no ConfigMap later", "kubectl create configmap later -n understudy-faults"]).await;
+    blocked(&shop, "several", "SeveralFindings", &["(1) BackupVolumeTooSmall", "(2) ReplicaVolumeTooSmall", "(3) ConfigMapNotFound"]).await;
+    for name in ["absent", "keyless", "nameless", "outdated", "clerk", "small", "map", "several"] {
+        let status = serde_json::to_string(&shop.get(name).await.unwrap().status).unwrap();
+        assert!(!status.contains(PASSWORD) && !status.contains("of-last-year") && !status.contains("clerk-password"), "{status}");
+    }
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+
+    // Each is mended as its message says.
+    for name in ["absent", "keyless", "outdated", "clerk"] {
+        shop.secret(name, good.clone());
+    }
+    shop.secret("orders-db", json!({"username": USER, "password": PASSWORD, "login": USER}));
+    shop.edit("small", json!({"backup": {"volume": {"size": "1Gi"}}})).await;
+    shop.edit("several", json!({"backup": {"volume": {"size": "1Gi"}}, "replicaTemplate": null})).await;
+    shop.kubectl(&["create", "configmap", "later"]).unwrap();
+    for name in ["absent", "keyless", "nameless", "outdated", "clerk", "small", "map", "several"] {
+        mended(&shop, name).await;
+    }
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn a_server_with_minimal_wal_or_without_an_open_port_is_waited_for() {
+    let with = |settings: &[&str]| {
+        let mut object = stateful_set("orders-db");
+        let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting]).collect();
+        object["spec"]["template"]["spec"]["containers"][0]["args"] = json!([&["postgres"], &arguments[..]].concat());
+        object
+    };
+    let minimal = ["wal_level=minimal", "max_wal_senders=0"];
+    let shop = Shop::new("understudy-wal").await;
+    shop.source("orders-db", |object| *object = with(&minimal)).await;
+    let before = shop.snapshot("orders-db-0").await;
+    shop.apply(&looking("orders", "orders-db", |_| {})).unwrap();
+    let words = ["WalLevelMinimal", "ALTER SYSTEM SET wal_level = 'replica'", "restart the source", "TooFewWalSenders", "raise max_wal_senders to at least 3"];
+    blocked(&shop, "orders", "SeveralFindings", &words).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+
+    shop.apply(&with(&[&minimal[..], &["listen_addresses=127.0.0.1"]].concat())).unwrap();
+    blocked(&shop, "orders", "SourceUnreachable", &["the source does not answer", ":5432", "see that pod orders-db-0 runs"]).await;
+
+    shop.apply(&with(&[])).unwrap();
+    mended(&shop, "orders").await;
+    let but_for_the_mend =
+        |lines: Vec<String>| lines.into_iter().filter(|l| !l.starts_with("wal_level=") && !l.starts_with("max_wal_senders=")).collect::<Vec<_>>();
+    assert_eq!(but_for_the_mend(shop.snapshot("orders-db-0").await), but_for_the_mend(before));
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn rules_that_the_server_cannot_write_are_mended_with_the_line_that_the_condition_names() {
+    let shop = Shop::new("understudy-hba").await;
+    let rules = |more: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rules"}, "data": {"pg_hba.conf": format!("local all all trust\nhost all all all scram-sha-256\n{more}")}});
+    shop.apply(&rules("")).unwrap();
+    shop.source("orders-db", |object| {
+        let pod = &mut object["spec"]["template"]["spec"];
+        pod["containers"][0]["args"] = json!(["-c", "hba_file=/etc/postgresql/pg_hba.conf"]);
+        pod["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "rules", "mountPath": "/etc/postgresql"}));
+        pod["volumes"] = json!([{"name": "rules", "configMap": {"name": "rules"}}]);
+    })
+    .await;
+    let before = shop.snapshot("orders-db-0").await;
+    shop.apply(&replication("orders", "orders-db")).unwrap();
+    let line = "host replication all all scram-sha-256";
+    blocked(&shop, "orders", "HbaNotWritable", &["/etc/postgresql/pg_hba.conf cannot be written", line, "reload"]).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+
+    shop.apply(&rules(&format!("{line}\n"))).unwrap();
+    wait("the line has reached the pod", 120, || async {
+        // A pod that changes gets its volumes looked at before their time.
+        shop.kubectl(&["annotate", "pod", "orders-db-0", "--overwrite", &format!("looked-at={:?}", std::time::Instant::now())])?;
+        let text = shop.sql("orders-db-0", "SELECT pg_read_file(current_setting('hba_file'))").await?.concat();
+        if text.contains(line) { Ok(()) } else { Err(text) }
+    })
+    .await;
+    shop.sql("orders-db-0", "SELECT pg_reload_conf()").await.unwrap();
+    let before = shop.snapshot("orders-db-0").await;
+    shop.replicating("orders", 120).await;
+    shop.delete("orders", 90).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_waits() {
+    let shop = Shop::with_source("understudy-rivals").await;
+    let before = shop.snapshot("orders-db-0").await;
+    shop.apply(&replication("first", "orders-db")).unwrap();
+    shop.replicating("first", 120).await;
+    let held = shop.snapshot("orders-db-0").await;
+
+    shop.apply(&replication("second", "orders-db")).unwrap();
+    blocked(&shop, "second", "SourceTaken", &["first came first", "raise replicas in first, or delete one of the two"]).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, held);
+    assert_eq!(shop.condition("first", "Ready").await.unwrap().1, "Replicating");
+
+    shop.delete("first", 90).await;
+    shop.replicating("second", 120).await;
+    assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "second-replica-1.understudy-rivals.svc");
+    shop.delete("second", 90).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+/// Stops the server process that sends the backup, as soon as it sends: the backup then stands still until the source goes.
+const HOLD_THE_BACKUP: &str = "DO $$ DECLARE sender int; BEGIN
+    FOR turn IN 1..1600 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        SELECT pid INTO sender FROM pg_stat_progress_basebackup WHERE backup_streamed > 0;
+        IF sender IS NOT NULL THEN
+            EXECUTE format('COPY (SELECT 1 WHERE false) TO PROGRAM %L', 'kill -STOP ' || sender);
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.005);
+    END LOOP;
+    RAISE EXCEPTION 'no backup is being sent';
+END $$";
+
+#[tokio::test]
+async fn a_source_that_goes_in_the_middle_of_the_backup_gets_one_backup_once_it_is_back() {
+    let shop = Shop::with_source("understudy-outage").await;
+    for part in ["CREATE TABLE big AS", "INSERT INTO big", "INSERT INTO big"] {
+        shop.sql("orders-db-0", &format!("{part} SELECT repeat(md5(i::text), 50) AS words FROM generate_series(1, 30000) AS i")).await.unwrap();
+    }
+    let before = shop.snapshot("orders-db-0").await;
+    shop.apply(&replication("orders", "orders-db")).unwrap();
+    shop.phase("orders", Phase::BackingUp, 60).await;
+    wait("a backup is being sent", 60, || async { shop.sql("orders-db-0", HOLD_THE_BACKUP).await }).await;
+
+    shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=0"]).unwrap();
+    shop.reason("orders", "SourceScaledToZero", 60).await;
+    wait("the backup has failed", 60, || async {
+        let found = shop.condition("orders", "BackupTaken").await?;
+        if found.1 == "BackupFailed" && !found.2.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=1"]).unwrap();
+    shop.replicating("orders", 150).await;
+
+    let status = shop.get("orders").await.unwrap().status.unwrap();
+    let (word, backup) = (status.enablement.unwrap(), status.backup.unwrap());
+    assert_eq!((backup.state.as_str(), backup.sequence), ("Complete", 1));
+    assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
+    let mut there = [format!("replication-password-{word}"), format!("{word}-1")];
+    there.sort();
+    assert_eq!(shop.volume(&backup.claim).await, there);
+    assert_eq!(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap().len(), 1);
+    assert_eq!(shop.sql("orders-db-0", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await.unwrap().len(), 1);
+    assert_eq!(query(&shop.service("orders-replicas").await, "SELECT count(*) FROM big").await.unwrap(), ["90000"]);
+    shop.delete("orders", 90).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+/// Name of the restore Job's pod that has not ended, other than `old`.
+async fn restore_pod(shop: &Shop, old: &str) -> String {
+    wait("a restore runs", 90, || async {
+        let pods = shop.api::<Pod>().list(&ListParams::default().labels("understudy.dev/component=restore")).await.map_err(|e| e.to_string())?;
+        let living = |pod: &&Pod| !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let name = pods.iter().filter(living).find_map(|pod| pod.metadata.name.clone().filter(|name| name != old));
+        name.ok_or_else(|| format!("{:?}", pods.iter().map(|pod| &pod.metadata.name).collect::<Vec<_>>()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_restore_that_is_killed_is_tried_again() {
+    let shop = Shop::with_source("understudy-restore").await;
+    let before = shop.snapshot("orders-db-0").await;
+    shop.apply(&replication("orders", "orders-db")).unwrap();
+
+    let pod = restore_pod(&shop, "").await;
+    shop.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).unwrap();
+    let message = shop.reason("orders", "RestoreFailed", 30).await;
+    assert!(message.contains("orders-replica-1") && message.contains("it is tried again"), "{message}");
+
+    restore_pod(&shop, &pod).await;
+    shop.kubectl(&["delete", "job", "-l", "understudy.dev/component=restore", "--wait=false"]).unwrap();
+    shop.replicating("orders", 120).await;
+    assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
+    assert_eq!(shop.names::<Job>("understudy.dev/component=restore").await.len(), 1);
+    shop.delete("orders", 90).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
