@@ -8,6 +8,7 @@ use kube::{Client, Resource, ResourceExt};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 
 use super::facts::Own;
 use crate::api::DatabaseReplication;
@@ -31,6 +32,8 @@ pub struct Stores {
     pub claims: Store<PersistentVolumeClaim>,
     /// Pods of Jobs and replicas.
     pub pods: Store<Pod>,
+    /// Set once each of them has had its first list.
+    pub listed: Arc<OnceCell<()>>,
 }
 
 fn of<K>(store: &Store<K>, namespace: &str, replication: &str) -> Vec<Arc<K>>
@@ -58,13 +61,16 @@ impl Stores {
         )
     }
 
-    /// Waits for the first list of every kind.
+    /// Waits for the first list of every kind. One asks for all: a store wakes only the last of those that wait for it, and the others would wait for ever.
     pub async fn ready(&self) -> bool {
-        self.jobs.wait_until_ready().await.is_ok()
-            && self.stateful_sets.wait_until_ready().await.is_ok()
-            && self.services.wait_until_ready().await.is_ok()
-            && self.claims.wait_until_ready().await.is_ok()
-            && self.pods.wait_until_ready().await.is_ok()
+        let first = || async {
+            self.jobs.wait_until_ready().await?;
+            self.stateful_sets.wait_until_ready().await?;
+            self.services.wait_until_ready().await?;
+            self.claims.wait_until_ready().await?;
+            self.pods.wait_until_ready().await
+        };
+        self.listed.get_or_try_init(first).await.is_ok()
     }
 }
 
@@ -162,3 +168,38 @@ impl Context {
 
 /// How long objects of the user's count as just read while steps follow one another.
 pub const READ_FOR: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::reflector;
+    use kube::runtime::watcher::Event;
+
+    #[tokio::test]
+    async fn everyone_who_waits_for_the_first_lists_is_woken() {
+        let (replications, _) = reflector::store();
+        let (jobs, mut job_list) = reflector::store();
+        let (stateful_sets, mut stateful_set_list) = reflector::store();
+        let (services, mut service_list) = reflector::store();
+        let (claims, mut claim_list) = reflector::store();
+        let (pods, mut pod_list) = reflector::store();
+        let stores = Stores { replications, jobs, stateful_sets, services, claims, pods, listed: Arc::default() };
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let stores = stores.clone();
+                    async move { stores.ready().await }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        job_list.apply_watcher_event(&Event::InitDone);
+        stateful_set_list.apply_watcher_event(&Event::InitDone);
+        service_list.apply_watcher_event(&Event::InitDone);
+        claim_list.apply_watcher_event(&Event::InitDone);
+        pod_list.apply_watcher_event(&Event::InitDone);
+        for one in waiting {
+            assert!(tokio::time::timeout(Duration::from_secs(5), one).await.expect("woken").unwrap());
+        }
+    }
+}

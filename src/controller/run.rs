@@ -62,7 +62,7 @@ pub async fn run(client: Client, image: String, instance: String, metrics: Arc<M
     let (services, service_stream) = own(&client);
     let (claims, claim_stream) = own(&client);
     let (pods, pod_stream) = own(&client);
-    let stores = Stores { replications: controller.store(), jobs, stateful_sets, services, claims, pods };
+    let stores = Stores { replications: controller.store(), jobs, stateful_sets, services, claims, pods, listed: Arc::default() };
     let events = Events::new(client.clone(), instance);
     let context = Arc::new(Context::new(client, stores, events, metrics.clone(), image));
     metrics.leading(true);

@@ -26,6 +26,9 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     };
     if !subject.recorded() {
         findings.extend(preflight::first(subject, facts, &everything));
+    } else if let (Server::Up(server), None) = (&facts.server, &facts.shape) {
+        // It no longer says where its data lies; why is among these.
+        findings.extend(E::preflight(server, &everything));
     }
     let (Server::Up(server), Some(Ok(shape)), true) = (&facts.server, &facts.shape, findings.is_empty()) else {
         return hindered(subject, facts, draft, &findings);
