@@ -108,6 +108,56 @@ fn a_copy_that_is_not_whole_is_not_finished() {
 }
 
 #[test]
+fn killed_before_its_last_step_it_starts_over() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let data = &request.data_directory;
+    restore(&request, finish).unwrap();
+    fs::write(data.join("understudy.restoring"), "").unwrap();
+    fs::write(data.join("base/1"), "half").unwrap();
+    assert!(guard(data).is_err(), "everything is there, but nobody knows whether it has reached the disk");
+    restore(&request, finish).unwrap();
+    guard(data).unwrap();
+    assert_eq!(fs::read_to_string(data.join("base/1")).unwrap(), "rows");
+}
+
+#[test]
+fn what_the_file_system_brings_along_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    fs::create_dir_all(request.data_directory.join("lost+found")).unwrap();
+    restore(&request, finish).unwrap();
+    guard(&request.data_directory).unwrap();
+    assert!(request.data_directory.join("lost+found").exists());
+}
+
+#[test]
+fn a_volume_that_is_too_small_is_said_with_both_numbers() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let path = root.path().join("backup/k3x9q2ab-1/manifest.json");
+    let mut manifest: Manifest = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest.bytes = 3 << 60;
+    fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let said = restore(&request, finish).unwrap_err().to_string();
+    assert!(said.starts_with("the replica's volume has ") && said.contains(" free, and ") && said.ends_with(" are needed"), "{said}");
+    assert!(!request.data_directory.join("base").exists() && guard(&request.data_directory).is_err());
+}
+
+#[test]
+fn modes_are_those_of_the_backup() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let set = |path: &str, mode| fs::set_permissions(root.path().join("backup/k3x9q2ab-1/data").join(path), fs::Permissions::from_mode(mode)).unwrap();
+    set("base", 0o700);
+    set("base/1", 0o600);
+    restore(&request, finish).unwrap();
+    let mode = |path: &str| fs::metadata(request.data_directory.join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(""), mode("base"), mode("base/1")), (0o700, 0o700, 0o600));
+}
+
+#[test]
 fn links_in_a_backup_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());

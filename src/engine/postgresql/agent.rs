@@ -19,6 +19,8 @@ use crate::engine::{Endpoint, Engine, Identity, Session, SessionError};
 
 /// How long a source may take to answer: its Service was made a moment ago.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// What a backup holds besides the databases: the log that is written meanwhile, in segments of 16 MiB by default.
+const LOG: u64 = 32 << 20;
 /// Where the replica's password is kept, inside the data directory so that it goes where the data goes.
 const PASSFILE: &str = "understudy.pgpass";
 
@@ -98,7 +100,7 @@ async fn take(request: &Backup) -> Result<Manifest, AgentError> {
     }
     let mut session = connect(request).await?;
     let facts = session.observe_source(Some(&request.identity)).await?;
-    check_room("the backup volume", &request.volume, facts.data_bytes)?;
+    check_room("the backup volume", &request.volume, facts.data_bytes.saturating_add(LOG))?;
     let role = request.identity.role();
     let password = replication_password(&request.volume, &request.identity)?;
     session.set_password(&role, &password).await?;
@@ -114,10 +116,6 @@ async fn take(request: &Backup) -> Result<Manifest, AgentError> {
         ("user", &role),
         ("passfile", &passfile.to_string_lossy()),
         ("application_name", "understudy_backup"),
-        // A source whose node is gone says nothing more: without these the tool would wait for hours.
-        ("keepalives_idle", "30"),
-        ("keepalives_interval", "10"),
-        ("keepalives_count", "3"),
     ]);
     let data = partial.join("data");
     let directory = data.to_string_lossy();

@@ -122,6 +122,9 @@ impl Session for PostgreSqlSession {
             .password(&endpoint.password)
             .application_name("understudy")
             .connect_timeout(CONNECT)
+            // A peer that fell silent does not keep the connection's task for ever.
+            .keepalives_idle(STATEMENT)
+            .tcp_user_timeout(STATEMENT * 2)
             .ssl_mode(SslMode::Prefer)
             .options(format!("{OPTIONS} -c statement_timeout={}", STATEMENT.as_millis()));
         let tls = tokio_postgres_rustls::MakeRustlsConnect::new(client_config());
