@@ -275,7 +275,7 @@ async fn a_source_that_goes_in_the_middle_of_the_backup_gets_one_backup_once_it_
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
     let mut there = [format!("replication-password-{word}"), format!("{word}-1")];
     there.sort();
-    assert_eq!(shop.volume(&backup.claim).await, there);
+    assert_eq!(shop.volume(&backup.claim), there);
     assert_eq!(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap().len(), 1);
     assert_eq!(shop.sql("orders-db-0", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await.unwrap().len(), 1);
     assert_eq!(query(&shop.service("orders-replicas").await, "SELECT count(*) FROM big").await.unwrap(), ["90000"]);

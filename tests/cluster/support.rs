@@ -256,7 +256,7 @@ impl Shop {
     }
 
     /// Names of what lies on a volume, as a pod that mounts it sees them.
-    pub async fn volume(&self, claim: &str) -> Vec<String> {
+    pub fn volume(&self, claim: &str) -> Vec<String> {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": {
             "restartPolicy": "Never",
             "containers": [{"name": "look", "image": "busybox:1.36", "command": ["ls", "-A", "/volume"], "volumeMounts": [{"name": "volume", "mountPath": "/volume"}]}],
