@@ -116,6 +116,10 @@ async fn take(request: &Backup) -> Result<Manifest, AgentError> {
         ("user", &role),
         ("passfile", &passfile.to_string_lossy()),
         ("application_name", "understudy_backup"),
+        // A source whose node is gone says nothing more: without these the tool would wait for hours.
+        ("keepalives_idle", "30"),
+        ("keepalives_interval", "10"),
+        ("keepalives_count", "3"),
     ]);
     let data = partial.join("data");
     let directory = data.to_string_lossy();
