@@ -2,7 +2,7 @@
 
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 
 use crate::api::{DatabaseReplication, DatabaseReplicationStatus};
 use crate::controller::plan::{Kind, Object, Step, conditions};
@@ -39,6 +39,11 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
     })
 }
 
+/// Events with the same reason are counted together where their action is the same too: so it is told from the text.
+fn action_of(note: &str) -> String {
+    note.chars().filter(char::is_ascii_alphanumeric).take(100).collect()
+}
+
 impl Events {
     /// Events of this operator's instance.
     #[must_use]
@@ -48,11 +53,9 @@ impl Events {
     }
 
     /// Tells of a step that was executed.
-    pub async fn step<S: Display + Debug>(&self, resource: &DatabaseReplication, step: &Step<S>) {
+    pub async fn step<S: Display>(&self, resource: &DatabaseReplication, step: &Step<S>) {
         if let Some(told) = of_step(step) {
-            // Of events with the same reason only those with the same action are counted together.
-            let action: String = format!("{step:?}").chars().filter(char::is_ascii_alphanumeric).take(100).collect();
-            self.publish(resource, told, &action).await;
+            self.publish(resource, told).await;
         }
     }
 
@@ -67,25 +70,25 @@ impl Events {
                 continue;
             }
             let warning = after.conditions.iter().any(|c| c.type_ == conditions::STALLED && c.status == "True") || now.reason.ends_with("Failed");
-            let note = if every { now.message } else { format!("Backup: {}", now.message) };
+            let text = if every { now.message } else { format!("Backup: {}", now.message) };
             let told = Event {
                 type_: if warning && every { EventType::Warning } else { EventType::Normal },
                 reason: if every { now.reason } else { "BackupCompleted".to_owned() },
-                note: Some(note.chars().take(1000).collect()),
-                action: "Reconcile".to_owned(),
+                note: Some(text.chars().take(1000).collect()),
+                action: action_of(&text),
                 secondary: None,
             };
             self.send(resource, &told).await;
         }
     }
 
-    async fn publish(&self, resource: &DatabaseReplication, (warning, reason, note): Told, action: &str) {
+    async fn publish(&self, resource: &DatabaseReplication, (warning, reason, note): Told) {
         let event = Event {
             type_: if warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
             // The API server takes 1024 bytes.
             note: Some(note.chars().take(1000).collect()),
-            action: action.to_owned(),
+            action: action_of(&note),
             secondary: None,
         };
         self.send(resource, &event).await;

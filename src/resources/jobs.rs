@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity,
+    Affinity, Capabilities, Container, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource, PodAffinity, PodAffinityTerm, PodAntiAffinity,
     PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
     WeightedPodAffinityTerm,
 };
@@ -35,6 +35,8 @@ pub struct JobRequest<'a> {
     pub source: &'a str,
     /// The `sequence`th backup.
     pub sequence: u32,
+    /// The backup is still being taken: a restore waits for it on the same node, where a volume can be mounted by both.
+    pub backup_runs: bool,
 }
 
 /// A container that may do nothing but compute and write to its volumes.
@@ -110,6 +112,21 @@ pub(super) fn apart(names: &Names, source: &str) -> Affinity {
     }
 }
 
+/// On the node where the backup is being taken: its volume can be mounted on one node at a time.
+fn beside_backup(names: &Names) -> Affinity {
+    Affinity {
+        pod_affinity: Some(PodAffinity {
+            required_during_scheduling_ignored_during_execution: Some(vec![PodAffinityTerm {
+                label_selector: Some(LabelSelector { match_labels: Some(names.selector("backup")), ..LabelSelector::default() }),
+                topology_key: "kubernetes.io/hostname".to_owned(),
+                ..PodAffinityTerm::default()
+            }]),
+            ..PodAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
 struct Work {
     name: String,
     component: &'static str,
@@ -117,6 +134,7 @@ struct Work {
     arguments: Vec<String>,
     mounts: Vec<VolumeMount>,
     volumes: Vec<Volume>,
+    affinity: Option<Affinity>,
 }
 
 fn build(request: &JobRequest<'_>, work: Work) -> Job {
@@ -155,7 +173,7 @@ fn build(request: &JobRequest<'_>, work: Work) -> Job {
                     image_pull_secrets: template.image_pull_secrets,
                     node_selector: template.node_selector,
                     tolerations: template.tolerations,
-                    affinity: Some(apart(names, source)),
+                    affinity: Some(work.affinity.unwrap_or_else(|| apart(names, source))),
                     security_context: Some(PodSecurityContext {
                         fs_group: Some(template.security_context.as_ref().and_then(|c| c.fs_group).unwrap_or(i64::from(user.1))),
                         fs_group_change_policy: Some("OnRootMismatch".to_owned()),
@@ -204,6 +222,7 @@ pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, use
         arguments,
         mounts: vec![mount("understudy-backup", BACKUP), VolumeMount { read_only: Some(true), ..mount("understudy-credentials", CREDENTIALS) }],
         volumes: vec![claim_volume("understudy-backup", names.backup_claim()), secret],
+        affinity: None,
     };
     build(request, work)
 }
@@ -223,6 +242,7 @@ pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> 
         arguments,
         mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, request.shape.mount.clone()],
         volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&request.shape.mount.name, claim.to_owned())],
+        affinity: request.backup_runs.then(|| beside_backup(names)),
     };
     build(request, work)
 }

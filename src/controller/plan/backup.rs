@@ -25,7 +25,9 @@ struct Manifest {
 pub enum BackupState {
     /// A verified backup is on the volume.
     Complete,
-    /// Not yet.
+    /// It is being taken, or its Job is made in this very pass.
+    Running,
+    /// Not yet, and nothing is under way.
     Pending,
 }
 
@@ -80,11 +82,11 @@ pub fn plan<E: Engine>(
             }
             (Some(format!("{why}; it is tried again. Log: kubectl logs -n {} job/{name}", names.namespace)), "BackupFailed", BackupState::Pending)
         }
-        Some(Some(JobState::Running)) => (Some(progress(&mut backup, server)), "BackingUp", BackupState::Pending),
+        Some(Some(JobState::Running)) => (Some(progress(&mut backup, server)), "BackingUp", BackupState::Running),
         Some(None) => (Some("the Job of an attempt before is being removed".to_owned()), "BackingUp", BackupState::Pending),
         None => {
             apply::<E>(subject, facts, draft, request, sequence);
-            (Some("the backup starts".to_owned()), "BackingUp", BackupState::Pending)
+            (Some("the backup starts".to_owned()), "BackingUp", BackupState::Running)
         }
     };
     draft.status.backup = Some(backup);

@@ -155,6 +155,7 @@ impl<E: Engine> Enabling<'_, E> {
             port: self.subject.port,
             source: self.subject.source(),
             sequence,
+            backup_runs: false,
         }
     }
 
@@ -178,6 +179,12 @@ impl<E: Engine> Enabling<'_, E> {
         if backup == BackupState::Complete {
             for (number, state) in &cared {
                 self.advance(&mut draft, *number, state);
+            }
+        } else if backup == BackupState::Running {
+            // The next replica's volume and Job are made meanwhile: the Job waits for the backup.
+            if let Some((number, _)) = cared.iter().find(|(_, state)| *state == State::Absent) {
+                let request = JobRequest { backup_runs: true, ..self.request(backup::sequence(&draft)) };
+                replica::seed(self.subject, self.facts, &mut draft, &request, *number);
             }
         }
 
@@ -290,10 +297,10 @@ impl<E: Engine> Enabling<'_, E> {
         let waiting = states.iter().find(|(_, state)| *state != State::InSync);
         let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
         let (phase, reason, message, again) = match (backup, waiting) {
-            (BackupState::Pending, Some(_)) if !configured => {
+            (BackupState::Running | BackupState::Pending, Some(_)) if !configured => {
                 (Phase::Configuring, "Configuring", "the source gets its replication role, rule and slots".to_owned(), again::SOON)
             }
-            (BackupState::Pending, Some(_)) => {
+            (BackupState::Running | BackupState::Pending, Some(_)) => {
                 let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::BACKUP_TAKEN).cloned();
                 let (reason, message) = condition.map(|c| (c.reason, c.message)).unwrap_or_default();
                 let reason = if reason == "BackupFailed" { "BackupFailed" } else { "BackingUp" };
