@@ -57,3 +57,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	$(CLUSTER_TESTS) --test cluster -- --test-threads=5
 	$(CLUSTER_TESTS) --test killed
 	deploy/local/test.sh
+
+.PHONY: bench
+bench: cluster-up $(if $(IMAGE),,image) install ## measure it beside the same steps by hand (WRITE=1: keep the result in docs/benchmarks.md)
+	@$(CLUSTER_COMMAND) enter bench/run $(if $(WRITE),--write)
