@@ -14,10 +14,14 @@ use clap::{Args, Subcommand};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::engine::postgresql::PostgreSql;
 use crate::engine::{Engine, Identity};
 use crate::resources::format_bytes;
+
+/// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
+const BACKUP_BEGINS: Duration = Duration::from_mins(2);
 
 /// What an engine brings to the agent: the parts that know its tools and its files.
 pub trait Tools: Engine {
@@ -255,6 +259,7 @@ async fn execute<E: Tools>(command: Command) -> Result<String, AgentError> {
             return serde_json::to_string(&manifest).map_err(|error| AgentError::Refused(error.to_string()));
         }
         Command::Restore(restore) => {
+            seed::await_backup(&restore, BACKUP_BEGINS).await;
             let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, E::become_replica));
             copying.await.map_err(|error| AgentError::Refused(error.to_string()))??;
         }

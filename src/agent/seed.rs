@@ -4,10 +4,13 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::files::{copy_tree, sync_directory, sync_file_system, write_durably};
 use super::{AgentError, Restore, check_room};
 
+/// How often is looked for a backup that is being taken.
+const LOOK: Duration = Duration::from_millis(100);
 /// In a data directory that is being filled: everything in it is ours and may be thrown away.
 const RESTORING: &str = "understudy.restoring";
 /// In a data directory that holds a finished restore.
@@ -60,6 +63,20 @@ fn foreign(directory: &Path) -> Result<Vec<String>, AgentError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Waits for a backup that is still being taken: for as long as it is under way, and for `patience` where nothing is to be seen of it. Whether there is
+/// one in the end is found by [`restore`].
+pub async fn await_backup(request: &Restore, patience: Duration) {
+    let finished = request.volume.join(&request.directory).join("manifest.json");
+    let begun = request.volume.join(format!("{}.partial", request.directory));
+    let mut seen = Instant::now();
+    while !finished.exists() && seen.elapsed() < patience {
+        if begun.exists() {
+            seen = Instant::now();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Restores a backup into a data directory, and lets the engine make a replica of it with `finish`. Done before, it is not done again; stopped in the

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use super::seed::{guard, restore};
+use super::seed::{await_backup, guard, restore};
 use super::{AgentError, Common, Manifest, Restore, plain_name};
 use crate::engine::Identity;
 
@@ -96,6 +97,25 @@ fn a_backup_without_manifest_does_not_exist() {
     fs::remove_file(root.path().join("backup/k3x9q2ab-1/manifest.json")).unwrap();
     assert!(restore(&request, finish).unwrap_err().to_string().contains("no finished backup"));
     assert!(!request.data_directory.exists(), "nothing was touched");
+}
+
+#[tokio::test]
+async fn a_restore_waits_while_the_backup_is_being_taken() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let (done, partial) = (root.path().join("backup/k3x9q2ab-1"), root.path().join("backup/k3x9q2ab-1.partial"));
+    fs::rename(&done, &partial).unwrap();
+    let (brief, begun) = (Duration::from_millis(150), Instant::now());
+    let finish_later = async {
+        tokio::time::sleep(brief * 4).await;
+        fs::rename(&partial, &done).unwrap();
+    };
+    tokio::join!(await_backup(&request, brief), finish_later);
+    assert!(begun.elapsed() >= brief * 4, "it waits beyond its patience for one that is under way");
+    restore(&request, finish).unwrap();
+    // And not for ever for one that is not.
+    fs::remove_dir_all(&done).unwrap();
+    tokio::time::timeout(brief * 20, await_backup(&request, brief)).await.unwrap();
 }
 
 #[test]
