@@ -4,13 +4,17 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use std::fmt::Display;
 
-use crate::api::{DatabaseReplication, DatabaseReplicationStatus};
+use crate::api::{DatabaseReplication, DatabaseReplicationStatus, Phase};
 use crate::controller::plan::{Kind, Object, Step, conditions};
 
 /// Publishes events; one that can't be published is logged and forgotten.
 pub struct Events {
     recorder: Recorder,
 }
+
+/// Reasons of `Ready` that are passed through on the way, and are told by the steps that lead there.
+const ROUTINE: [&str; 9] =
+    ["Observing", "Configuring", "BackingUp", "Restoring", "ReplicaStarting", "CatchingUp", "UpdatingVariables", "RemovingReplicas", "Disabling"];
 
 /// An event: whether it is a warning, its reason, its text.
 type Told = (bool, &'static str, String);
@@ -66,7 +70,9 @@ impl Events {
             let before = resource.status.as_ref().and_then(find);
             let Some(now) = find(after) else { continue };
             let changed = before.is_none_or(|before| (before.status, before.reason) != (now.status.clone(), now.reason.clone()));
-            if !changed || (!every && now.status != "True") {
+            // What is under way is told by its steps.
+            let routine = after.phase != Some(Phase::Degraded) && now.status != "True" && ROUTINE.contains(&now.reason.as_str());
+            if !changed || (!every && now.status != "True") || (every && routine) {
                 continue;
             }
             let warning = after.conditions.iter().any(|c| c.type_ == conditions::STALLED && c.status == "True") || now.reason.ends_with("Failed");

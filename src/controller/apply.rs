@@ -190,8 +190,12 @@ impl Applier<'_> {
         let patch = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "uid": existing.uid()}, "data": data});
         let manager = format!("{FIELD_MANAGER}/{}", self.subject.names.name);
         let params = PatchParams::apply(&manager).force();
-        self.api::<ConfigMap>().patch(name, &params, &Patch::Apply(&patch)).await?;
-        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        let written = self.api::<ConfigMap>().patch(name, &params, &Patch::Apply(&patch)).await?;
+        self.context.remember(&self.subject.owner.uid, |memory| {
+            if let Some((_, read)) = &mut memory.read {
+                read.config_map_written(name, written.data.unwrap_or_default());
+            }
+        });
         Ok(())
     }
 }

@@ -167,7 +167,7 @@ impl Context {
 }
 
 /// How long objects of the user's count as just read while steps follow one another.
-pub const READ_FOR: Duration = Duration::from_secs(4);
+pub const READ_FOR: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

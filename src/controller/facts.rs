@@ -220,10 +220,21 @@ fn pod_facts(pod: &Pod) -> PodFacts {
     }
 }
 
+/// Pods of a Job.
+fn pods_of<'a>(pods: &'a [Arc<Pod>], job: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+    pods.iter().filter(move |pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job))
+}
+
+/// A Job's container has ended with success; it has one.
+fn work_is_done(pods: &[Arc<Pod>], job: &str) -> bool {
+    pods_of(pods, job)
+        .flat_map(|pod| pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()))
+        .any(|container| container.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|ended| ended.exit_code == 0))
+}
+
 /// The message that the agent left when it ended with `success`.
 fn termination_message(pods: &[Arc<Pod>], job: &str, success: bool) -> Option<String> {
-    pods.iter()
-        .filter(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job))
+    pods_of(pods, job)
         .flat_map(|pod| pod.status.iter().flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten())))
         .filter_map(|container| container.state.as_ref()?.terminated.as_ref())
         .filter(|ended| (ended.exit_code == 0) == success)
@@ -241,7 +252,10 @@ fn job_state(job: &Job, pods: &[Arc<Pod>]) -> Option<JobState> {
         return Some(JobState::Complete(termination_message(pods, &name, true)));
     }
     // `FailureTarget` comes before `Failed`, while pods still end.
-    let Some(failed) = holds("Failed") else { return Some(JobState::Running) };
+    let Some(failed) = holds("Failed") else {
+        // The pod says so a second or two before the Job does.
+        return Some(if work_is_done(pods, &name) { JobState::Complete(termination_message(pods, &name, true)) } else { JobState::Running });
+    };
     let why = termination_message(pods, &name, false).or(failed.message.clone()).unwrap_or_else(|| "its pod is gone".to_owned());
     Some(JobState::Failed(why.trim().to_owned(), failed.last_transition_time.as_ref().map(|t| t.0)))
 }

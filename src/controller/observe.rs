@@ -26,6 +26,13 @@ pub struct Read {
     claim: Option<(String, u64, Option<String>)>,
 }
 
+impl Read {
+    /// What a ConfigMap holds since it was written.
+    pub fn config_map_written(&mut self, name: &str, data: BTreeMap<String, String>) {
+        self.config_maps.insert(name.to_owned(), Some(data));
+    }
+}
+
 /// Sessions that stay open for the steps that follow.
 pub struct Observed<E: Engine> {
     /// The facts.

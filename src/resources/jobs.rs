@@ -1,5 +1,5 @@
-//! The Jobs that take a backup and restore it. They run the database's own image, so that the tools fit the server, as the user that the server
-//! runs as, with a copy of our own static binary that an init container brings along.
+//! The Jobs that take a backup and restore it, as the user that the server runs as. The backup runs in the database's own image, so that the tools fit the
+//! server, with a copy of our own static binary that an init container brings along; the restore only copies files, and runs in our own image.
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;
 
-use super::{BACKUP, CREDENTIALS, Names, Shape, TOOLS, meta};
+use super::{BACKUP, CREDENTIALS, Names, PROGRAM, Shape, TOOLS, meta};
 use crate::api::Credentials;
 
 /// What both Jobs need to know.
@@ -59,11 +59,11 @@ pub(super) fn small() -> ResourceRequirements {
 }
 
 /// The init container that copies the agent into the pod.
-pub(super) fn install(image: &str, user: (u32, u32)) -> Container {
+fn install(image: &str, user: (u32, u32)) -> Container {
     Container {
         name: "understudy-install".to_owned(),
         image: Some(image.to_owned()),
-        command: Some(vec!["/understudy".to_owned(), "agent".to_owned(), "install".to_owned(), TOOLS.to_owned()]),
+        command: Some(words(&[PROGRAM, "agent", "install", TOOLS])),
         volume_mounts: Some(vec![mount("understudy-tools", TOOLS)]),
         security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..restricted(user) }),
         resources: Some(small()),
@@ -72,12 +72,12 @@ pub(super) fn install(image: &str, user: (u32, u32)) -> Container {
 }
 
 /// A plain mount.
-pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
+fn mount(name: &str, path: &str) -> VolumeMount {
     VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 
 /// The volume that holds the agent.
-pub(super) fn tools_volume() -> Volume {
+fn tools_volume() -> Volume {
     Volume { name: "understudy-tools".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
 }
 
@@ -132,6 +132,8 @@ struct Work {
     component: &'static str,
     number: Option<u32>,
     arguments: Vec<String>,
+    /// It runs the database's own image, into which our program is copied.
+    database_tools: bool,
     mounts: Vec<VolumeMount>,
     volumes: Vec<Volume>,
     affinity: Option<Affinity>,
@@ -140,12 +142,23 @@ struct Work {
 fn build(request: &JobRequest<'_>, work: Work) -> Job {
     let JobRequest { names, owner, shape, image, user, source, .. } = *request;
     let template = shape.template.spec.clone().unwrap_or_default();
-    let mut mounts = vec![mount("understudy-tools", TOOLS)];
-    mounts.extend(work.mounts);
-    let mut volumes = vec![tools_volume()];
-    volumes.extend(work.volumes);
-    let mut command = vec![format!("{TOOLS}/understudy"), "agent".to_owned()];
-    command.extend(work.arguments);
+    let (mut mounts, mut volumes) = (work.mounts, work.volumes);
+    let mut container = Container {
+        name: work.component.to_owned(),
+        image: Some(image.to_owned()),
+        command: Some([words(&[PROGRAM, "agent"]), work.arguments.clone()].concat()),
+        security_context: Some(SecurityContext { read_only_root_filesystem: Some(!work.database_tools), ..restricted(user) }),
+        resources: Some(small()),
+        ..Container::default()
+    };
+    if work.database_tools {
+        mounts.push(mount("understudy-tools", TOOLS));
+        volumes.push(tools_volume());
+        container.image.clone_from(&shape.container.image);
+        container.image_pull_policy.clone_from(&shape.container.image_pull_policy);
+        container.command = Some([words(&[&format!("{TOOLS}/understudy"), "agent"]), work.arguments].concat());
+    }
+    container.volume_mounts = Some(mounts);
     let labels = names.labels(work.component, work.number);
     Job {
         metadata: meta(work.name, names, labels.clone(), Some(owner)),
@@ -155,17 +168,8 @@ fn build(request: &JobRequest<'_>, work: Work) -> Job {
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
                 spec: Some(PodSpec {
-                    init_containers: Some(vec![install(image, user)]),
-                    containers: vec![Container {
-                        name: work.component.to_owned(),
-                        image: shape.container.image.clone(),
-                        image_pull_policy: shape.container.image_pull_policy.clone(),
-                        command: Some(command),
-                        volume_mounts: Some(mounts),
-                        security_context: Some(restricted(user)),
-                        resources: Some(small()),
-                        ..Container::default()
-                    }],
+                    init_containers: work.database_tools.then(|| vec![install(image, user)]),
+                    containers: vec![container],
                     volumes: Some(volumes),
                     restart_policy: Some("Never".to_owned()),
                     automount_service_account_token: Some(false),
@@ -220,6 +224,7 @@ pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, use
         component: "backup",
         number: None,
         arguments,
+        database_tools: true,
         mounts: vec![mount("understudy-backup", BACKUP), VolumeMount { read_only: Some(true), ..mount("understudy-credentials", CREDENTIALS) }],
         volumes: vec![claim_volume("understudy-backup", names.backup_claim()), secret],
         affinity: None,
@@ -240,6 +245,7 @@ pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> 
         component: "restore",
         number: Some(number),
         arguments,
+        database_tools: false,
         mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, request.shape.mount.clone()],
         volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&request.shape.mount.name, claim.to_owned())],
         affinity: request.backup_runs.then(|| beside_backup(names)),

@@ -21,7 +21,9 @@ pub use shape::{Shape, inspect};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;
 
-/// Where the agent's binary is copied to inside pods of ours.
+/// Our program in our own image.
+const PROGRAM: &str = "/understudy";
+/// Where it is copied to in pods that run the database's image.
 pub const TOOLS: &str = "/run/understudy/tools";
 /// Where the backup volume is mounted inside Jobs.
 pub const BACKUP: &str = "/run/understudy/backup";

@@ -4,9 +4,9 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, SecurityContext, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 
-use super::jobs::{apart, claim_volume, install, mount, restricted, small, tools_volume};
+use super::jobs::{apart, claim_volume, restricted, small};
 use super::names::labels;
-use super::{Names, Shape, TOOLS, meta};
+use super::{Names, PROGRAM, Shape, meta};
 use crate::api::ReplicaTemplate;
 
 /// Set by a rolling restart of the user's on the source; no reason to restart replicas.
@@ -33,15 +33,15 @@ pub struct ReplicaRequest<'a> {
     pub template: Option<&'a ReplicaTemplate>,
 }
 
-/// The init container that lets the server start only on a finished restore: an image's entrypoint would take an empty volume for a new database.
+/// The init container, of our own image, that lets the server start only on a finished restore: an image's entrypoint would take an empty volume for a new database.
 fn guard(request: &ReplicaRequest<'_>) -> Container {
     let shape = request.shape;
-    let words = [&format!("{TOOLS}/understudy"), "agent", "guard", "--engine", request.engine, "--data-directory", &shape.data_directory];
+    let words = [PROGRAM, "agent", "guard", "--engine", request.engine, "--data-directory", &shape.data_directory];
     Container {
         name: "understudy-guard".to_owned(),
         image: Some(request.image.to_owned()),
         command: Some(words.iter().map(|word| (*word).to_owned()).collect()),
-        volume_mounts: Some(vec![mount("understudy-tools", TOOLS), shape.mount.clone()]),
+        volume_mounts: Some(vec![shape.mount.clone()]),
         security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..restricted(request.user) }),
         resources: Some(small()),
         ..Container::default()
@@ -67,7 +67,6 @@ fn volumes(request: &ReplicaRequest<'_>, claim: &str, theirs: Vec<Volume>) -> Ve
         }
     }
     all.push(claim_volume(data, claim.to_owned()));
-    all.push(tools_volume());
     all
 }
 
@@ -77,7 +76,7 @@ fn volumes(request: &ReplicaRequest<'_>, claim: &str, theirs: Vec<Volume>) -> Ve
 /// selector of the user's matches; sidecars, since they may act on what they believe to be the source; host ports.
 #[must_use]
 pub fn build_replica(request: &ReplicaRequest<'_>, number: u32, claim: &str) -> StatefulSet {
-    let ReplicaRequest { names, owner, shape, image, user, source, template, .. } = *request;
+    let ReplicaRequest { names, owner, shape, source, template, .. } = *request;
     let labels = names.labels("replica", Some(number));
     let mut selector = names.selector("replica");
     selector.insert(labels::REPLICA.to_owned(), number.to_string());
@@ -93,7 +92,7 @@ pub fn build_replica(request: &ReplicaRequest<'_>, number: u32, claim: &str) -> 
         container.resources.clone_from(&own.resources);
     }
     pod.containers = vec![container];
-    let mut init = vec![install(image, user), guard(request)];
+    let mut init = vec![guard(request)];
     init.extend(pod.init_containers.take().unwrap_or_default());
     pod.init_containers = Some(init);
     pod.volumes = Some(volumes(request, claim, pod.volumes.take().unwrap_or_default()));

@@ -77,7 +77,7 @@ pub fn stateful_set(name: &str) -> Value {
                         {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}
                     ],
                     "ports": [{"containerPort": 5432}],
-                    "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1", "-U", USER]}, "periodSeconds": 1},
+                    "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1", "-U", USER]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 6},
                     "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]
                 }]}
             },

@@ -340,7 +340,7 @@ impl<E: Engine> Enabling<'_, E> {
         } else {
             draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
         }
-        let again = if draft.steps.is_empty() { again } else { again::SOON.min(again) };
+        let again = if draft.steps.is_empty() { again } else { again::NEXT };
         draft.finish(again)
     }
 

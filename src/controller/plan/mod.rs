@@ -121,6 +121,8 @@ impl<S: fmt::Display> fmt::Display for Step<S> {
 /// When to look again where nothing that is watched will say so.
 pub mod again {
     use super::Duration;
+    /// Steps were executed: what they led to is seen at once.
+    pub const NEXT: Duration = Duration::from_millis(100);
     /// Something is about to change: a server starts, a mark arrives.
     pub const SOON: Duration = Duration::from_millis(500);
     /// A copy is running.
