@@ -37,6 +37,8 @@ struct World {
     /// Of the process: gone when it is killed.
     marks: BTreeMap<u32, Position>,
     backups: u32,
+    /// What every replica's server says, where it is not all well.
+    replica: Option<ReplicaSummary>,
 }
 
 fn source_stateful_set() -> StatefulSet {
@@ -98,6 +100,7 @@ impl World {
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             marks: BTreeMap::new(),
             backups: 0,
+            replica: None,
         }
     }
 
@@ -114,7 +117,8 @@ impl World {
             .map(|number| {
                 let held = self.source.slots.iter().any(|slot| slot.number == number && slot.wal_status == "reserved");
                 let applied = self.source.position;
-                (number, Server::Up(ReplicaSummary { read_only: true, streaming: held, applied, received: applied, trouble: None }))
+                let well = ReplicaSummary { read_only: true, streaming: held, applied, received: applied, trouble: None };
+                (number, Server::Up(self.replica.clone().unwrap_or(well)))
             })
             .collect();
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "orders-db-0"}})).unwrap();
@@ -224,7 +228,11 @@ impl World {
                 assert!(!source.slots.iter().any(|s| s.number == number), "a slot is made once");
                 source.slots.push(SlotFacts { name: slot.clone(), number, active: false, wal_status: "reserved".into() });
             }
-            SourceStep::DropSlot { slot } => source.slots.retain(|s| s.name != *slot),
+            SourceStep::DropSlot { slot } => {
+                let number = slot.rsplit('_').next().unwrap().parse().ok();
+                assert!(self.own.pods.iter().all(|pod| pod.number != number), "a slot goes after its replica");
+                source.slots.retain(|s| s.name != *slot);
+            }
             SourceStep::RemoveHbaLine { .. } => source.hba_line_present = false,
             SourceStep::Disconnect { .. } => source.connections = 0,
             SourceStep::DropRole { .. } => source.role_exists = false,
@@ -658,4 +666,39 @@ fn a_new_major_version_of_the_source_is_said_and_nothing_is_made_of_it() {
         assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     }
     assert_eq!(world.condition(conditions::READY).1, "MajorVersionChanged");
+}
+
+/// A world whose replica runs and says `summary`, looked at a few times.
+fn world_with_replica(summary: ReplicaSummary) -> World {
+    let mut world = World::new(1);
+    world.replica = Some(summary);
+    for _ in 0..12 {
+        let plan = world.plan();
+        world.write_status(&plan);
+        plan.steps.iter().for_each(|step| world.execute(step));
+        world.pass_time();
+    }
+    assert_eq!(world.own.stateful_sets.len(), 1);
+    world
+}
+
+fn streaming() -> ReplicaSummary {
+    ReplicaSummary { read_only: true, streaming: true, applied: Position(900), received: Position(900), trouble: None }
+}
+
+#[test]
+fn a_replica_that_has_not_shown_what_was_written_after_its_restore_is_not_ready() {
+    let world = world_with_replica(streaming());
+    assert_eq!((world.condition(conditions::READY).0.as_str(), world.condition(conditions::READY).1.as_str()), ("False", "CatchingUp"));
+    assert_eq!(world.config_maps["shop-env"]["POSTGRESQL_SLAVE_ADDRESSES_INT"], "", "no client is sent to it yet");
+}
+
+#[test]
+fn a_replica_that_takes_writes_or_does_not_stream_is_not_ready() {
+    let writable = world_with_replica(ReplicaSummary { read_only: false, applied: Position(1 << 40), ..streaming() });
+    assert_eq!(writable.condition(conditions::READY).1, "ReplicaWritable");
+    let cut_off = world_with_replica(ReplicaSummary { streaming: false, applied: Position(1 << 40), ..streaming() });
+    assert_eq!(cut_off.condition(conditions::READY).1, "ReplicaNotReplicating");
+    let paused = world_with_replica(ReplicaSummary { trouble: Some("recovery has paused".into()), applied: Position(1 << 40), ..streaming() });
+    assert!(paused.condition(conditions::READY).2.contains("recovery has paused"));
 }
