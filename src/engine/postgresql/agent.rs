@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use super::session::hex;
 use super::{PostgreSql, PostgreSqlSession};
 use crate::agent::{AgentError, Backup, Manifest, Restore, Tools, check_room, sync_directory, sync_file_system, write_durably};
 use crate::engine::{Endpoint, Engine, Identity, Session, SessionError};
@@ -179,7 +178,7 @@ fn replication_password(volume: &Path, identity: &Identity) -> Result<String, Ag
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         found => return found.map_err(AgentError::file("reading", &path)),
     }
-    let password = hex(&rand::rng().random::<[u8; 32]>());
+    let password = hex::encode(rand::rng().random::<[u8; 32]>());
     write_durably(&path, 0o600, password.as_bytes())?;
     Ok(password)
 }
@@ -261,7 +260,7 @@ fn describe(data: &Path, version: &str) -> Result<Manifest, AgentError> {
 
 /// SHA-256 in hexadecimal digits.
 fn checksum(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Bytes of all files below a directory.

@@ -7,7 +7,7 @@ use super::super::hba;
 use super::super::login::replication_login;
 use super::super::plan::Step;
 use super::observe::from_hex;
-use super::{PostgreSqlSession, hex, identifier, literal};
+use super::{PostgreSqlSession, identifier, literal};
 use crate::engine::SessionError;
 
 /// How long a reload or the end of a connection may take.
@@ -157,7 +157,7 @@ async fn remove_from_file(session: &mut PostgreSqlSession, doing: &str, line: &s
 
 /// Gives the role a password that nobody else knows, and logs in with it for replication: an earlier `reject` line would win over ours.
 async fn prove_login(session: &mut PostgreSqlSession, doing: &str, role: &str) -> Result<(), SessionError> {
-    let password = hex(&rand::rng().random::<[u8; 24]>());
+    let password = hex::encode(rand::rng().random::<[u8; 24]>());
     session.set_password(role, &password).await?;
     let (host, port) = (session.endpoint.host.clone(), session.endpoint.port);
     let begun = Instant::now();

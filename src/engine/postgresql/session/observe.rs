@@ -61,8 +61,7 @@ fn owner(status: &str) -> Option<(u32, u32)> {
 
 /// Text from its bytes in hexadecimal digits, as `encode` writes them; what is not UTF-8 is replaced.
 pub(super) fn from_hex(digits: &str) -> String {
-    let bytes: Vec<u8> = digits.as_bytes().chunks(2).filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&hex::decode(digits).unwrap_or_default()).into_owned()
 }
 
 /// See [`crate::engine::Session::observe_source`].
