@@ -55,7 +55,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	cargo test --locked --lib --bins --test docs
 	cargo test --locked --test postgresql
 	$(CLUSTER_TESTS) --test cluster -- --test-threads=5
-	$(CLUSTER_TESTS) --test killed
+	$(CLUSTER_TESTS) --test killed -- --test-threads=1
 	deploy/local/test.sh
 
 .PHONY: bench

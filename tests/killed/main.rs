@@ -9,13 +9,17 @@
 mod support;
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-use support::{Shop, Writer, query, replication, run};
+use support::{Shop, Writer, query, replication, run, wait};
 use understudy::api::Phase;
 
 const NAMESPACE: &str = "understudy-system";
@@ -161,5 +165,54 @@ async fn killed_at_each_step_it_converges_to_the_same_end() {
 
     // Nothing is left to undo: it goes at once, without the operator.
     shop.kubectl(&["delete", "dbrep", "orders", "--timeout=20s"]).unwrap();
+    shop.remove().await;
+}
+
+/// Names of the operator's pods that are ready.
+async fn ready_pods(client: &kube::Client) -> Vec<String> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let listed = pods.list(&ListParams::default().labels("app.kubernetes.io/name=understudy")).await.unwrap();
+    let ready = |pod: &Pod| pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+    listed.iter().filter(|pod| ready(pod) && pod.metadata.deletion_timestamp.is_none()).map(ResourceExt::name_any).collect()
+}
+
+async fn holder(client: &kube::Client) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+    leases.get("understudy").await.ok()?.spec?.holder_identity
+}
+
+#[tokio::test]
+async fn of_two_instances_one_acts_and_the_other_takes_over() {
+    let shop = Shop::new("understudy-leader").await;
+    let scale = |replicas: &str| run("kubectl", &["-n", NAMESPACE, "scale", "deployment/understudy", &format!("--replicas={replicas}")], "").unwrap();
+    scale("2");
+    wait("two instances are ready", 60, || async {
+        let pods = ready_pods(&shop.client).await;
+        if pods.len() == 2 { Ok(()) } else { Err(format!("{pods:?}")) }
+    })
+    .await;
+    let first = wait("one of them leads", 60, || async {
+        let pods = ready_pods(&shop.client).await;
+        let holder = holder(&shop.client).await;
+        holder.clone().filter(|holder| pods.contains(holder)).ok_or_else(|| format!("{holder:?} of {pods:?}"))
+    })
+    .await;
+    let logs = |pod: &str| run("kubectl", &["-n", NAMESPACE, "logs", pod], "").unwrap_or_default();
+    for pod in ready_pods(&shop.client).await {
+        assert_eq!(logs(&pod).contains(r#""message":"leading""#), pod == first, "{pod}");
+    }
+
+    // SIGKILL: the lease is not given back, and runs out.
+    shop.apply(&replication("orders", "no-such-database")).unwrap();
+    shop.reason("orders", "SourceNotFound", 30).await;
+    run("kubectl", &["-n", NAMESPACE, "delete", "pod", &first, "--grace-period=0", "--force"], "").unwrap();
+    shop.edit("orders", json!({"replicas": 2})).await;
+    wait("another instance leads and acts", 60, || async {
+        let now = holder(&shop.client).await;
+        shop.condition("orders", "Ready").await?;
+        if now.as_ref().is_some_and(|now| *now != first) { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    scale("1");
     shop.remove().await;
 }

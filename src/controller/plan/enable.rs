@@ -1,5 +1,8 @@
 //! From a stand-alone database to one with replicas in step, and from one number of replicas to another.
 
+use k8s_openapi::jiff::Timestamp;
+use std::time::Duration;
+
 use super::backup::BackupState;
 use super::preflight;
 use super::replica::{self, State};
@@ -97,7 +100,17 @@ fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
             draft.set(conditions::BACKUP_TAKEN, false, "BackupFailed", why.clone());
         }
     }
-    draft.finish(again::BLOCKED)
+    let again = if subject.recorded() { again::PROGRESS } else { again::BLOCKED };
+    let again = patience(subject, facts.now, again);
+    draft.finish(again)
+}
+
+/// How long until a hindered resource is looked at again: at once while it may pass, up to a minute where nobody has mended it for long.
+fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Duration {
+    let conditions = subject.resource.status.iter().flat_map(|status| &status.conditions);
+    let since = conditions.filter(|condition| condition.type_ == conditions::STALLED && condition.status == "True").map(|c| c.last_transition_time.0).next();
+    let hindered = since.map_or(Duration::ZERO, |since| now.duration_since(since).unsigned_abs());
+    (hindered / 12).clamp(least, Duration::from_mins(1))
 }
 
 fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
@@ -344,7 +357,7 @@ impl<E: Engine> Enabling<'_, E> {
         draft.finish(again)
     }
 
-    fn waiting_for(&self, number: u32, state: &State) -> (Phase, &'static str, String, std::time::Duration) {
+    fn waiting_for(&self, number: u32, state: &State) -> (Phase, &'static str, String, Duration) {
         let name = self.subject.names.replica(number);
         match state {
             State::Absent | State::Restoring => {
@@ -355,7 +368,11 @@ impl<E: Engine> Enabling<'_, E> {
             State::Restored => (Phase::CatchingUp, "ReplicaStarting", format!("{name} starts"), again::SOON),
             State::Starting(why) => (Phase::CatchingUp, "ReplicaStarting", format!("{name} does not answer yet: {why}"), again::SOON),
             State::Writable => {
-                (Phase::Degraded, "ReplicaWritable", format!("{name} takes writes: somebody promoted it; delete its pod or scale it away"), again::BLOCKED)
+                let claim = self.facts.own.replica_claim(self.before(number).and_then(|before| before.claim.as_deref()), number).unwrap_or_default();
+                let message = format!(
+                    "{name} takes writes: somebody promoted it. What to do: save what was written to it, then kubectl delete pvc {claim}; it is seeded anew."
+                );
+                (Phase::Degraded, "ReplicaWritable", message, again::BLOCKED)
             }
             State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
             State::Lost(why) => (Phase::Degraded, "ReplicaLost", format!("{name} cannot go on: {why}"), again::SOON),

@@ -702,3 +702,18 @@ fn a_replica_that_takes_writes_or_does_not_stream_is_not_ready() {
     let paused = world_with_replica(ReplicaSummary { trouble: Some("recovery has paused".into()), applied: Position(1 << 40), ..streaming() });
     assert!(paused.condition(conditions::READY).2.contains("recovery has paused"));
 }
+
+#[test]
+fn what_nobody_mends_is_looked_at_less_and_less_often() {
+    let mut world = World::new(1);
+    world.stateful_set = None;
+    let mut before = Duration::ZERO;
+    for seconds in [0, 30, 300, 3600] {
+        world.now += Duration::from_secs(seconds);
+        let plan = world.plan();
+        world.write_status(&plan);
+        assert!(plan.again >= before && plan.again >= super::again::BLOCKED && plan.again <= Duration::from_mins(1), "{:?}", plan.again);
+        before = plan.again;
+    }
+    assert_eq!(before, Duration::from_mins(1));
+}
