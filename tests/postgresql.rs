@@ -664,3 +664,29 @@ async fn a_backup_that_is_told_to_end_ends_its_tool() {
     succeed(shop.backup(&source, "k3x9q2ab-1"));
     assert!(shop.path("backup/k3x9q2ab-1/manifest.json").exists(), "and the next attempt starts over");
 }
+
+#[tokio::test]
+async fn what_stands_in_a_file_and_was_not_loaded_is_loaded_by_the_next_step() {
+    let server = Server::new(HBA, &[]).await;
+    let mut session = server.session().await;
+    let identity = identity();
+    // Killed after the line was written, before the reload: the login proves it all the same.
+    session.execute(&Step::CreateRole { role: identity.role() }).await.unwrap();
+    let path = server.data.join("pg_hba.conf");
+    fs::write(&path, format!("{HBA}{}\n", hba_line(&identity))).unwrap();
+    session.execute(&Step::ProveLogin { role: identity.role() }).await.unwrap();
+
+    // Killed after the setting was put back, before the reload: it is seen, and put back again.
+    session.execute(&Step::LimitSlotWal { megabytes: 512 }).await.unwrap();
+    fs::write(server.data.join("postgresql.auto.conf"), "").unwrap();
+    let facts = server.session().await.observe_source(Some(&identity)).await.unwrap();
+    let recorded = [Change { what: "setting max_slot_wal_keep_size".into(), before: None, after: "512MB".into() }];
+    let steps = PostgreSql::plan_disable(&facts, &identity, &recorded);
+    assert!(matches!(steps.last(), Some(Step::RestoreSetting { .. })), "{steps:?}");
+    for step in &steps {
+        session.execute(step).await.unwrap();
+    }
+    let facts = server.session().await.observe_source(Some(&identity)).await.unwrap();
+    assert_eq!(facts.slot_wal_keep_mb, -1);
+    assert_eq!(PostgreSql::plan_disable(&facts, &identity, &recorded), vec![]);
+}

@@ -204,7 +204,7 @@ async fn of_two_instances_one_acts_and_the_other_takes_over() {
 
     // SIGKILL: the lease is not given back, and runs out.
     shop.apply(&replication("orders", "no-such-database")).unwrap();
-    shop.reason("orders", "SourceNotFound", 30).await;
+    shop.reason("orders", "SeveralFindings", 30).await;
     run("kubectl", &["-n", NAMESPACE, "delete", "pod", &first, "--grace-period=0", "--force"], "").unwrap();
     shop.edit("orders", json!({"replicas": 2})).await;
     wait("another instance leads and acts", 60, || async {

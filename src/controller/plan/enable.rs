@@ -105,12 +105,13 @@ fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     draft.finish(again)
 }
 
-/// How long until a hindered resource is looked at again: at once while it may pass, up to a minute where nobody has mended it for long.
+/// How long until a resource that is not Ready is looked at again: soon while it may pass, up to a minute where nothing has changed for long. What is
+/// watched wakes it earlier.
 fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Duration {
-    let conditions = subject.resource.status.iter().flat_map(|status| &status.conditions);
-    let since = conditions.filter(|condition| condition.type_ == conditions::STALLED && condition.status == "True").map(|c| c.last_transition_time.0).next();
-    let hindered = since.map_or(Duration::ZERO, |since| now.duration_since(since).unsigned_abs());
-    (hindered / 12).clamp(least, Duration::from_mins(1))
+    let mut conditions = subject.resource.status.iter().flat_map(|status| &status.conditions);
+    let since = conditions.find(|condition| condition.type_ == conditions::READY && condition.status == "False").map(|c| c.last_transition_time.0);
+    let waited = since.map_or(Duration::ZERO, |since| now.duration_since(since).unsigned_abs());
+    (waited / 40).clamp(least, Duration::from_mins(1))
 }
 
 fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
@@ -353,7 +354,7 @@ impl<E: Engine> Enabling<'_, E> {
         } else {
             draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
         }
-        let again = if draft.steps.is_empty() { again } else { again::NEXT };
+        let again = if draft.steps.is_empty() { patience(self.subject, self.facts.now, again) } else { again::NEXT };
         draft.finish(again)
     }
 

@@ -28,6 +28,8 @@ pub struct SourceFacts {
     pub slot_wal_keep_source: String,
     /// The text of that value in `postgresql.auto.conf` (`pg_file_settings`), if it stands there.
     pub slot_wal_keep_auto_conf: Option<String>,
+    /// The value in force was read from `postgresql.auto.conf` (`pg_settings.sourcefile`); the file may have changed since.
+    pub slot_wal_keep_from_auto_conf: bool,
     /// Size of all databases, in bytes.
     pub data_bytes: u64,
     /// `data_directory`.

@@ -252,7 +252,13 @@ impl Engine for PostgreSql {
             steps.push(Step::DropRole { role: identity.role() });
         }
         let limit = recorded.iter().find(|change| change.what == format!("setting {SLOT_WAL_KEEP}"));
-        if let Some(limit) = limit.filter(|limit| facts.slot_wal_keep_auto_conf.as_deref() == Some(&limit.after)) {
+        let ours = |limit: &&Change| {
+            let stands = facts.slot_wal_keep_auto_conf.as_deref() == Some(&limit.after);
+            // Put back in the file, and the server not told: whoever did it was killed in between.
+            let in_force = facts.slot_wal_keep_from_auto_conf && format!("{}MB", facts.slot_wal_keep_mb) == limit.after;
+            stands || in_force && facts.slot_wal_keep_auto_conf == limit.before
+        };
+        if let Some(limit) = limit.filter(ours) {
             steps.push(Step::RestoreSetting { name: SLOT_WAL_KEEP.to_owned(), before: limit.before.clone() });
         }
         steps
@@ -423,6 +429,16 @@ mod tests {
             facts.connections = 0;
             assert_eq!(facts, start, "cut after {cut} steps");
         }
+    }
+
+    #[test]
+    fn a_limit_that_was_put_back_without_a_reload_is_put_back_again() {
+        let recorded = [Change { what: "setting max_slot_wal_keep_size".into(), before: None, after: "512MB".into() }];
+        let killed = SourceFacts { slot_wal_keep_mb: 512, slot_wal_keep_from_auto_conf: true, slot_wal_keep_auto_conf: None, ..defaults() };
+        let steps = PostgreSql::plan_disable(&killed, &identity(), &recorded);
+        assert!(matches!(steps.as_slice(), [Step::RestoreSetting { before: None, .. }]), "{steps:?}");
+        let theirs = SourceFacts { slot_wal_keep_from_auto_conf: false, ..killed };
+        assert!(PostgreSql::plan_disable(&theirs, &identity(), &recorded).is_empty(), "the same value, from a file of the user's");
     }
 
     #[test]

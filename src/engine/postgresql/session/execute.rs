@@ -34,7 +34,11 @@ pub async fn execute(session: &mut PostgreSqlSession, step: &Step) -> Result<(),
             let verb = if session.rows(doing, &exists).await?.is_empty() { "CREATE" } else { "ALTER" };
             session.rows(doing, &format!("{verb} ROLE {} LOGIN REPLICATION", identifier(role))).await.map(drop)
         }
-        Step::DropRole { role } => session.rows(doing, &format!("DROP ROLE IF EXISTS {}", identifier(role))).await.map(drop),
+        Step::DropRole { role } => {
+            session.rows(doing, &format!("DROP ROLE IF EXISTS {}", identifier(role))).await?;
+            // Whoever took the rule out of the file may have been killed before the server was told.
+            reload(session, doing).await
+        }
         Step::Disconnect { role } => disconnect(session, doing, &format!("usename = {}", literal(role))).await,
         Step::AddHbaLine { line } => add_line(session, doing, line).await,
         Step::RemoveHbaLine { line } => remove_line(session, doing, line).await,
@@ -159,6 +163,8 @@ async fn remove_from_file(session: &mut PostgreSqlSession, doing: &str, line: &s
 async fn prove_login(session: &mut PostgreSqlSession, doing: &str, role: &str) -> Result<(), SessionError> {
     let password = hex::encode(rand::rng().random::<[u8; 24]>());
     session.set_password(role, &password).await?;
+    // Whoever wrote the rule into the file may have been killed before the server was told.
+    reload(session, doing).await?;
     let (host, port) = (session.endpoint.host.clone(), session.endpoint.port);
     let begun = Instant::now();
     loop {

@@ -34,6 +34,7 @@ const COMMON: &str = "SELECT current_setting('server_version_num') AS version_nu
     current_setting('max_replication_slots') AS slots, (SELECT count(*) FROM pg_replication_slots) AS slots_used, \
     (SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep, \
     (SELECT source FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_source, \
+    (SELECT sourcefile LIKE '%postgresql.auto.conf' FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_from_auto, \
     (SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END) FROM pg_database) AS bytes, \
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0' AS position, \
     (SELECT string_agg(pg_tablespace_location(oid), ', ') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS outside";
@@ -81,6 +82,7 @@ pub async fn source(session: &mut PostgreSqlSession, identity: Option<&Identity>
         replication_slots: (row.number("slots"), row.number("slots_used")),
         slot_wal_keep_mb: row.number("keep"),
         slot_wal_keep_source: row.word("keep_source"),
+        slot_wal_keep_from_auto_conf: row.yes("keep_from_auto"),
         data_bytes: row.number("bytes"),
         outside: row.text("outside").into_iter().collect(),
         position: Position(row.number("position")),
