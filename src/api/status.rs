@@ -105,6 +105,9 @@ pub struct SourceStatus {
     pub version: String,
     /// Name under which clients inside the cluster reach it.
     pub address: String,
+    /// Which database it is: for PostgreSQL its system identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Size of the data when it was checked before the backup, in bytes.
     pub data_bytes: i64,
     /// What is changed on the server for the replication, and the value before; recorded before it is changed.

@@ -4,7 +4,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service};
-use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +39,14 @@ pub enum ApplyError {
         step: String,
         /// What it answered.
         source: SessionError,
+    },
+    /// An object of the name that is needed exists, and is not ours.
+    #[error("{kind} {name} exists already and is not Understudy's: it is not touched. What to do: give the DatabaseReplication another name")]
+    NameTaken {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
     },
     /// The resource was changed by somebody else meanwhile: what was planned may no longer be wanted.
     #[error("the resource has changed meanwhile")]
@@ -133,7 +141,13 @@ impl Applier<'_> {
                 let position = session.as_mut().ok_or_else(gone).map_err(database)?.write_mark().await.map_err(database)?;
                 self.context.remember(&self.subject.owner.uid, |memory| memory.marks.extend(replicas.iter().map(|number| (*number, position))));
             }
-            Step::Apply(object) => self.apply(object).await.map_err(failed)?,
+            Step::Apply(object) => {
+                if matches!(object, Object::Job(_)) {
+                    // What was written before a restore proves nothing after it.
+                    self.context.remember(&self.subject.owner.uid, |memory| memory.marks.clear());
+                }
+                self.apply(object).await?;
+            }
             Step::Delete(kind, name) => {
                 let name = name.clone();
                 match kind {
@@ -166,13 +180,39 @@ impl Applier<'_> {
         written_resource(self.context, self.subject, &step, written)
     }
 
-    async fn apply(&self, object: &Object) -> Result<(), kube::Error> {
+    async fn apply(&self, object: &Object) -> Result<(), ApplyError> {
+        // Names of claims and Jobs hold the enabling's word; those of Services and StatefulSets may be somebody else's.
         match object {
             Object::Claim(claim) => server_side(self.api(), (**claim).clone()).await,
-            Object::Service(service) => server_side(self.api(), (**service).clone()).await,
             Object::Job(job) => server_side(self.api(), (**job).clone()).await,
-            Object::StatefulSet(stateful_set) => server_side(self.api(), (**stateful_set).clone()).await,
+            Object::Service(service) => {
+                self.not_theirs::<Service>("Service", &service.name_any()).await?;
+                server_side(self.api(), (**service).clone()).await
+            }
+            Object::StatefulSet(stateful_set) => {
+                self.not_theirs::<StatefulSet>("StatefulSet", &stateful_set.name_any()).await?;
+                server_side(self.api(), (**stateful_set).clone()).await
+            }
         }
+        .map_err(|source| ApplyError::Kubernetes { step: "apply".to_owned(), source: Box::new(source) })
+    }
+
+    /// Refuses to touch an object of this name that is not of this resource.
+    async fn not_theirs<K>(&self, kind: &str, name: &str) -> Result<(), ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = self
+            .api::<K>()
+            .list(&named)
+            .await
+            .map_err(|source| ApplyError::Kubernetes { step: format!("look for {kind} {name}"), source: Box::new(source) })?;
+        let ours = |object: &K| {
+            let label = |key: &str| object.labels().get(key).map(String::as_str);
+            label(labels::MANAGED_BY) == Some(labels::MANAGER) && label(labels::REPLICATION) == Some(&self.subject.names.name)
+        };
+        if found.iter().all(ours) { Ok(()) } else { Err(ApplyError::NameTaken { kind: kind.to_owned(), name: name.to_owned() }) }
     }
 
     /// From now on the volume is the user's: without our label it is no longer watched.

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::api::{DatabaseReplication, EnvironmentObject};
+use crate::api::{DatabaseReplication, EnvironmentObject, Phase};
 use crate::engine::{Engine, Finding, Identity, Position, ReplicaSummary};
 use crate::resources::{Names, Shape, labels};
 
@@ -79,7 +79,9 @@ impl Subject {
     /// The user wants a stand-alone database again.
     #[must_use]
     pub fn disabling(&self) -> bool {
-        self.resource.metadata.deletion_timestamp.is_some() || !self.resource.spec.enabled
+        // What has begun to be undone is undone to its end, before it is begun anew.
+        let begun = self.recorded() && self.resource.status.as_ref().and_then(|status| status.phase) == Some(Phase::Disabling);
+        self.resource.metadata.deletion_timestamp.is_some() || !self.resource.spec.enabled || begun
     }
 }
 

@@ -112,6 +112,8 @@ pub struct Position(pub u64);
 pub struct SourceSummary {
     /// Version of the server, as people write it.
     pub version: String,
+    /// Which database it is, in words that a copy shares and a new one does not; empty where the server does not say.
+    pub system: String,
     /// The part of the version within which a replica's server fits the source's.
     pub major_version: u32,
     /// Size of all data, in bytes.

@@ -123,5 +123,5 @@ fn end<E: Engine>(subject: &Subject, _facts: &Facts<E>, mut draft: Draft<E::Step
     if subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
         draft.steps.push(Step::Release);
     }
-    draft.finish(again::IDLE)
+    draft.finish(if subject.resource.spec.enabled { again::NEXT } else { again::IDLE })
 }

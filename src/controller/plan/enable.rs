@@ -8,8 +8,8 @@ use super::preflight;
 use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment};
 use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
-use crate::controller::facts::Server;
-use crate::engine::{Engine, Held, SourceSummary, WantedSource};
+use crate::controller::facts::{PodFacts, Server};
+use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
 use crate::resources::{JobRequest, Shape};
 
 /// The plan for a resource that is enabled.
@@ -33,6 +33,16 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         // It no longer says where its data lies; why is among these.
         findings.extend(E::preflight(server, &everything));
     }
+    if let (Server::Up(server), Some(was)) = (&facts.server, subject.resource.status.as_ref().and_then(|status| status.source.as_ref()?.system.clone())) {
+        let now = E::summary(server).system;
+        if subject.recorded() && !now.is_empty() && now != was {
+            findings.push(Finding::new(
+                "SourceReplaced",
+                format!("the source is another database ({now}) than the one that was copied ({was}); replicas and backup hold the old one and are left alone"),
+                "restore the source from a replica or the backup if it was lost; or set enabled to false and, once it is Standalone, to true again",
+            ));
+        }
+    }
     let (Server::Up(server), Some(Ok(shape)), true) = (&facts.server, &facts.shape, findings.is_empty()) else {
         return hindered(subject, facts, draft, &findings);
     };
@@ -54,6 +64,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
     source.address = environment::primary_address(subject, facts);
     if first {
+        source.system = Some(summary.system.clone()).filter(|system| !system.is_empty());
         source.data_bytes = i64::try_from(summary.data_bytes).unwrap_or(i64::MAX);
         draft.status.disruption = Some(Disruption { expected: E::expected_disruption(server), measured: None });
     }
@@ -111,7 +122,8 @@ fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Duration {
     let mut conditions = subject.resource.status.iter().flat_map(|status| &status.conditions);
     let since = conditions.find(|condition| condition.type_ == conditions::READY && condition.status == "False").map(|c| c.last_transition_time.0);
     let waited = since.map_or(Duration::ZERO, |since| now.duration_since(since).unsigned_abs());
-    (waited / 40).clamp(least, Duration::from_mins(1))
+    let most = if least < again::BLOCKED { again::BLOCKED / 2 } else { Duration::from_mins(1) };
+    (waited / 40).clamp(least, most)
 }
 
 fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
@@ -202,7 +214,20 @@ impl<E: Engine> Enabling<'_, E> {
             }
         }
 
-        let proven: Vec<String> = draft.status.replicas.iter().filter(|entry| entry.proven_at.is_some()).map(|entry| entry.address.clone()).collect();
+        if backup == BackupState::Pending {
+            // A restore that waits holds the backup's volume on its node: the next attempt may run elsewhere.
+            let jobs = cared.iter().filter(|(_, state)| *state == State::Restoring).map(|(number, _)| names.restore_job(*number));
+            let there = jobs.filter(|job| self.facts.own.jobs.get(job).is_some_and(Option::is_some));
+            draft.steps.extend(there.map(|job| Step::Delete(Kind::Job, job)));
+        }
+
+        let proven: Vec<String> = draft
+            .status
+            .replicas
+            .iter()
+            .filter(|entry| entry.proven_at.is_some() && entry.role.as_deref() != Some("primary"))
+            .map(|entry| entry.address.clone())
+            .collect();
         let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
         let surplus = self.reduce(&mut draft, current);
         self.conclude(draft, &states, backup, configured, current, surplus)
@@ -229,8 +254,10 @@ impl<E: Engine> Enabling<'_, E> {
         let done = steps.iter().all(|step| E::record(self.server, step).is_none());
         let source: &mut SourceStatus = draft.status.source.get_or_insert_default();
         for change in steps.iter().filter_map(|step| E::record(self.server, step)) {
-            if !source.changes.iter().any(|known| known.what == change.what) {
-                source.changes.push(change);
+            match source.changes.iter_mut().find(|known| known.what == change.what) {
+                // The value before is that of the first time.
+                Some(known) => known.after = change.after,
+                None => source.changes.push(change),
             }
         }
         draft.steps.extend(steps.into_iter().map(Step::Source));
@@ -249,6 +276,7 @@ impl<E: Engine> Enabling<'_, E> {
         match state {
             State::Absent => replica::seed(self.subject, self.facts, draft, &request, number),
             State::RestoreFailed(_, true) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
+            State::Restoring if self.left_alone(number) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
             State::Restoring | State::RestoreFailed(_, false) => {}
             State::Lost(why) => {
                 draft.steps.push(Step::Tell { warning: true, reason: "ReplicaLost", note: format!("{}: {why}; it is seeded anew", names.replica(number)) });
@@ -274,6 +302,12 @@ impl<E: Engine> Enabling<'_, E> {
         }
     }
 
+    /// The restore was to run beside a backup that ended before it was scheduled: it is made again, without that wish.
+    fn left_alone(&self, number: u32) -> bool {
+        let waits = |pod: &&PodFacts| pod.component == "restore" && pod.number == Some(number) && pod.ip.is_none() && !pod.ended;
+        self.facts.own.pods.iter().find(waits).and_then(|pod| pod.trouble.as_ref()).is_some_and(|trouble| trouble.contains("pod affinity"))
+    }
+
     /// Takes away replicas beyond the wanted number, the last first, once the variables no longer name them. Gives how many are left to go.
     fn reduce(&self, draft: &mut Draft<E::Step>, current: bool) -> usize {
         let names = &self.subject.names;
@@ -283,7 +317,8 @@ impl<E: Engine> Enabling<'_, E> {
         let mut surplus: Vec<u32> = numbers.chain(slots).filter(|number| *number > self.count).collect();
         surplus.sort_unstable();
         surplus.dedup();
-        let told = current || self.subject.environment.is_empty();
+        // A ConfigMap that does not exist names nobody.
+        let told = current || !draft.steps.iter().any(|step| matches!(step, Step::Publish { .. }));
         if let Some(last) = surplus.last().filter(|_| told)
             && replica::remove(names, own, draft, *last)
         {

@@ -7,8 +7,8 @@ use crate::api::{DeletionPolicy, ReplicaStatus, Storage};
 use crate::controller::facts::{JobState, Server};
 use crate::engine::{Engine, Held, ReplicaSummary, SourceSummary};
 use crate::resources::{
-    JobRequest, Names, ReplicaRequest, build_replica, build_replica_claim, build_replica_service, build_replicas_service, build_restore_job, format_bytes,
-    quantity_of,
+    JobRequest, Names, ReplicaRequest, build_primary_service, build_replica, build_replica_claim, build_replica_service, build_replicas_service,
+    build_restore_job, format_bytes, quantity_of,
 };
 
 /// Where a replica stands.
@@ -78,10 +78,12 @@ pub fn observe<E: Engine>(names: &Names, facts: &Facts<E>, server: &SourceSummar
             Some(Some(JobState::Complete(_))) => State::Restored,
         };
     }
-    if server.held.iter().any(|(held, state)| *held == number && *state == Held::Lost) {
-        return State::Lost("what it had not received yet passed the source's limit for retained log".to_owned());
-    }
+    let lost = server.held.iter().any(|(held, state)| *held == number && *state == Held::Lost);
     match facts.replicas.get(&number) {
+        // Only a server that says it is a standby is a copy: one that was promoted may hold what exists nowhere else.
+        Some(Server::Up(replica)) if lost && replica.read_only => {
+            State::Lost("what it had not received yet passed the source's limit for retained log".to_owned())
+        }
         Some(Server::Up(replica)) => state_of_server::<E>(facts, server, before, number, replica),
         Some(Server::Unreachable(why) | Server::Refused(why)) => {
             let trouble = own.replica_pod(number).and_then(|pod| pod.trouble.clone());
@@ -179,7 +181,11 @@ pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::
     let own = &facts.own;
     let recorded = draft.status.replicas.iter().find(|entry| entry.name == names.replica(number)).and_then(|entry| entry.claim.clone());
     let Some(claim) = own.replica_claim(recorded.as_deref(), number) else { return };
-    for service in [build_replicas_service(names, &subject.owner, subject.port), build_replica_service(names, &subject.owner, number, subject.port)] {
+    for service in [
+        build_primary_service(names, &subject.owner, subject.source(), subject.port),
+        build_replicas_service(names, &subject.owner, subject.port),
+        build_replica_service(names, &subject.owner, number, subject.port),
+    ] {
         let name = service.metadata.name.clone().unwrap_or_default();
         let planned = draft.steps.iter().any(|step| matches!(step, Step::Apply(Object::Service(planned)) if planned.metadata.name.as_ref() == Some(&name)));
         if !own.services.contains_key(&name) && !planned {

@@ -530,7 +530,7 @@ fn a_failed_job_is_said_and_tried_again() {
     world.own.jobs.insert(job, Some(JobState::Failed("no space left on device".into(), Some(world.now))));
     let plan = world.plan();
     world.write_status(&plan);
-    assert!(plan.steps.is_empty(), "not hot: {:?}", plan.steps);
+    assert!(plan.steps.iter().all(|step| step.to_string().starts_with("delete Job orders-restore")), "not hot: {:?}", plan.steps);
     assert_eq!(world.condition(conditions::BACKUP_TAKEN).1, "BackupFailed");
     assert!(world.condition(conditions::READY).2.contains("no space left"));
     world.settle(&[]);
@@ -716,4 +716,61 @@ fn what_nobody_mends_is_looked_at_less_and_less_often() {
         before = plan.again;
     }
     assert_eq!(before, Duration::from_mins(1));
+}
+
+#[test]
+fn what_was_written_to_a_promoted_replica_is_never_thrown_away() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    let claims = world.own.claims.clone();
+    world.replica = Some(ReplicaSummary { read_only: false, streaming: false, ..streaming() });
+    world.source.slots.iter_mut().for_each(|slot| slot.wal_status = "lost".into());
+    for _ in 0..4 {
+        let plan = world.plan();
+        world.write_status(&plan);
+        plan.steps.iter().for_each(|step| world.execute(step));
+        world.pass_time();
+    }
+    assert_eq!(world.own.claims, claims);
+    assert_eq!(world.condition(conditions::READY).1, "ReplicaWritable");
+    assert_eq!(world.config_maps["shop-env"]["POSTGRESQL_SLAVE_ADDRESSES_INT"], "", "nobody is sent to it");
+}
+
+#[test]
+fn copies_of_a_database_that_was_replaced_are_left_alone() {
+    let mut world = World::new(1);
+    world.source.system = "7000000000000000001".into();
+    world.settle(&[]);
+    let before = world.own.clone();
+    world.source = SourceFacts {
+        system: "7000000000000000002".into(),
+        role_exists: false,
+        hba_line_present: false,
+        slots: vec![],
+        oldest_wal: Position(1 << 40),
+        ..world.source
+    };
+    let plan = world.plan();
+    world.write_status(&plan);
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(world.condition(conditions::READY).1, "SourceReplaced");
+    assert_eq!(world.own, before);
+}
+
+#[test]
+fn what_has_begun_to_be_undone_is_undone_before_it_is_begun_anew() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    let word = world.subject().names.identity;
+    world.edit(|spec| spec.enabled = false);
+    for _ in 0..3 {
+        let plan = world.plan();
+        world.write_status(&plan);
+        plan.steps.iter().for_each(|step| world.execute(step));
+        world.pass_time();
+    }
+    world.edit(|spec| spec.enabled = true);
+    world.settle(&[]);
+    world.assert_replicating(1);
+    assert_ne!(world.subject().names.identity, word, "another enabling");
 }

@@ -10,6 +10,8 @@ pub struct SourceFacts {
     pub version_num: u32,
     /// `server_version`, for example `17.12 (Debian 17.12-1)`.
     pub version: String,
+    /// `system_identifier` of `pg_control_system()`; empty without the privilege to read it.
+    pub system: String,
     /// The user of this session is a superuser.
     pub superuser: bool,
     /// The name of this session's user.

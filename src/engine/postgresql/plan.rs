@@ -123,6 +123,7 @@ impl Engine for PostgreSql {
     fn summary(facts: &SourceFacts) -> SourceSummary {
         SourceSummary {
             version: facts.version.clone(),
+            system: facts.system.clone(),
             major_version: facts.version_num / 10_000,
             data_bytes: facts.data_bytes,
             data_directory: facts.data_directory.clone(),

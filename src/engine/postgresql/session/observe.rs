@@ -40,7 +40,7 @@ const COMMON: &str = "SELECT current_setting('server_version_num') AS version_nu
     (SELECT string_agg(pg_tablespace_location(oid), ', ') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS outside";
 
 /// What a superuser may read besides. Files as bytes: a comment in another encoding is no error. `pg_read_file` reads `/proc` too: the backend's own user is that of the server.
-const SUPERUSER: &str = "SELECT current_setting('data_directory') AS data_directory, current_setting('hba_file') AS hba_file, \
+const SUPERUSER: &str = "SELECT (SELECT system_identifier FROM pg_control_system()) AS system, current_setting('data_directory') AS data_directory, current_setting('hba_file') AS hba_file, \
     encode(pg_read_binary_file(current_setting('hba_file'), 0, 16777216, true), 'hex') AS hba, pg_read_file('/proc/self/status', 0, 4096) AS process, \
     (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 1, 8) = \
         (SELECT substr(max(name), 1, 8) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')) AS oldest, \
@@ -128,6 +128,7 @@ async fn ours(session: &mut PostgreSqlSession, identity: &Identity, facts: &mut 
 async fn privileged(session: &mut PostgreSqlSession, identity: Option<&Identity>, facts: &mut SourceFacts) -> Result<(), SessionError> {
     let rows = session.rows("reading the server's files", SUPERUSER).await?;
     let Some(row) = rows.into_iter().next().map(Row) else { return Ok(()) };
+    facts.system = row.word("system");
     facts.data_directory = row.word("data_directory");
     facts.hba_file = row.word("hba_file");
     facts.owner = owner(&row.word("process")).unwrap_or_default();
