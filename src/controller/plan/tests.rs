@@ -761,7 +761,7 @@ fn copies_of_a_database_that_was_replaced_are_left_alone() {
 fn what_has_begun_to_be_undone_is_undone_before_it_is_begun_anew() {
     let mut world = World::new(1);
     world.settle(&[]);
-    let word = world.subject().names.identity;
+    let first = world.subject().names.identity;
     world.edit(|spec| spec.enabled = false);
     for _ in 0..3 {
         let plan = world.plan();
@@ -772,5 +772,5 @@ fn what_has_begun_to_be_undone_is_undone_before_it_is_begun_anew() {
     world.edit(|spec| spec.enabled = true);
     world.settle(&[]);
     world.assert_replicating(1);
-    assert_ne!(world.subject().names.identity, word, "another enabling");
+    assert_ne!(world.subject().names.identity, first, "another enabling");
 }
