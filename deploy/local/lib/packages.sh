@@ -30,6 +30,12 @@ missing_packages() {
 	done <<<"$package_table" | sort -u | tr '\n' ' '
 }
 
+# Installs the packages in $missing, a list.
+install_packages() {
+	# shellcheck disable=SC2086,SC2154
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
+}
+
 ensure_packages() {
 	local missing policy=/usr/sbin/policy-rc.d made_policy='' had_containerd='' log=$cache/apt.log
 	missing=$(missing_packages)
@@ -44,12 +50,12 @@ ensure_packages() {
 			made_policy=yes
 		fi
 		[ ! -e /usr/bin/containerd ] || had_containerd=yes
-		# shellcheck disable=SC2086 # a list
-		if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1; then
-			[ -z "$made_policy" ] || rm -f "$policy"
-			fail_with_log "installing packages" "$log"
-		fi
+		mkdir -p "$cache"
+		install_packages >"$log" 2>&1 || true
 		[ -z "$made_policy" ] || rm -f "$policy"
+		# Told from what is there now: a log that can't be written would otherwise hide that nothing was installed.
+		missing=$(missing_packages)
+		[ -z "$missing" ] || fail_with_log "installing $missing" "$log"
 		if [ -z "$had_containerd" ] && [ -d /run/systemd/system ]; then
 			systemctl disable --now containerd.service >>"$log" 2>&1 || true
 		fi
