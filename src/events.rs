@@ -33,7 +33,12 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
             }
         }
         Step::Apply(Object::StatefulSet(object)) => (false, "ReplicaApplied", format!("StatefulSet {} runs the replica", name(&object.metadata))),
-        Step::Apply(Object::Claim(_) | Object::Service(_)) | Step::Mark(_) | Step::Hold | Step::Delete(Kind::Service | Kind::Job, _) => return None,
+        Step::Apply(Object::Claim(_) | Object::Service(_))
+        | Step::Mark(_)
+        | Step::Hold
+        | Step::Grow { .. }
+        | Step::Serve { .. }
+        | Step::Delete(Kind::Service | Kind::Job, _) => return None,
         Step::Delete(Kind::StatefulSet, name) => (false, "ReplicaRemoved", format!("StatefulSet {name} is being deleted")),
         Step::Delete(Kind::Claim, name) => (false, "VolumeDeleted", format!("PersistentVolumeClaim {name} is being deleted")),
         Step::Keep(name) => (false, "VolumeKept", format!("PersistentVolumeClaim {name} is kept (deletionPolicy: Retain)")),
@@ -86,6 +91,12 @@ impl Events {
             };
             self.send(resource, &told).await;
         }
+    }
+
+    /// Tells that the cluster would not make a volume larger.
+    pub async fn not_grown(&self, resource: &DatabaseReplication, claim: &str, size: &str, why: &str) {
+        let note = format!("PersistentVolumeClaim {claim} cannot be made {size} large: {why}");
+        self.publish(resource, (true, "VolumeNotGrown", note)).await;
     }
 
     async fn publish(&self, resource: &DatabaseReplication, (warning, reason, note): Told) {

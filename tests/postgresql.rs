@@ -14,10 +14,16 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use understudy::api::Change;
 use understudy::engine::postgresql::{PostgreSql, PostgreSqlSession, SourceFacts, Step, hba_line};
-use understudy::engine::{Endpoint, Engine, Held, Identity, Session, SessionError, WantedSource};
+use understudy::engine::{Endpoint, Engine, Held, Identity, Position, Session, SessionError, WantedSource};
 
 const PASSWORD: &str = r#"it's a "pass\word"#;
 const HBA: &str = "local all all trust\nhost all all all scram-sha-256\n";
+
+/// A position of this engine as a number.
+fn bytes(position: &Position) -> u64 {
+    let Position::Bytes(bytes) = position else { panic!("{position:?}") };
+    *bytes
+}
 
 fn bin(program: &str) -> PathBuf {
     let directory = std::env::var_os("UNDERSTUDY_TEST_POSTGRESQL_BIN").map_or_else(
@@ -269,7 +275,7 @@ async fn what_streams_is_sent_away_before_slot_and_role_go() {
     let server = Server::new(HBA, &[]).await;
     let before = server.traces();
     let recorded = server.enable(&wanted(&[1])).await;
-    server.session().await.set_password(&identity().role(), "secret").await.unwrap();
+    server.session().await.give_access(&identity(), "secret").await.unwrap();
     let mut receiver = command(bin("pg_receivewal"));
     receiver.arg("-D").arg(server.data.parent().unwrap()).args(["--slot", &identity().slot(1), "-h", "127.0.0.1", "-U", &identity().role()]);
     receiver.args(["-p", &server.port.to_string()]).env("PGPASSWORD", "secret").stderr(Stdio::null());
@@ -295,7 +301,7 @@ async fn facts_are_those_of_the_server() {
     assert_eq!((facts.superuser, facts.user.as_str(), facts.in_recovery, facts.wal_level.as_str()), (true, "postgres", false, "replica"));
     assert_eq!((facts.wal_senders, facts.replication_slots), ((10, 0), (10, 0)));
     assert_eq!((facts.slot_wal_keep_mb, facts.slot_wal_keep_source.as_str(), facts.slot_wal_keep_auto_conf.clone()), (-1, "default", None));
-    assert_eq!(facts.data_bytes.to_string(), server.sql("SELECT sum(pg_database_size(oid)) FROM pg_database"));
+    assert_eq!(server.session().await.measure().await.unwrap().to_string(), server.sql("SELECT sum(pg_database_size(oid)) FROM pg_database"));
     assert_eq!((Path::new(&facts.data_directory), PathBuf::from(&facts.hba_file)), (server.data.as_path(), server.hba()));
     assert_eq!(facts.owner, fs::metadata(&server.data).map(|data| (data.uid(), data.gid())).unwrap());
     assert!(facts.hba_writable && !facts.hba_line_present && facts.outside.is_empty(), "{facts:?}");
@@ -304,7 +310,7 @@ async fn facts_are_those_of_the_server() {
         (rule.kind.as_str(), rule.databases.join(","), rule.users.join(","), rule.method.as_str()),
         ("host", "all".into(), "all".into(), "scram-sha-256")
     );
-    assert!(facts.oldest_wal <= facts.position && facts.oldest_wal.0 + (8 << 20) > facts.position.0, "{facts:?}");
+    assert!(facts.oldest_wal <= facts.position && bytes(&facts.oldest_wal) + (8 << 20) > bytes(&facts.position), "{facts:?}");
     let position = PostgreSql::parse_position(&server.sql("SELECT pg_current_wal_insert_lsn()")).unwrap();
     assert_eq!(facts.position, position);
     assert!(!server.log().contains("ERROR"), "looking leaves no errors in the server's log: {}", server.log());
@@ -486,7 +492,7 @@ async fn functions_that_users_made_are_not_called() {
 async fn no_secret_reaches_the_servers_log() {
     let server = Server::new(HBA, &["log_statement=all", "log_min_duration_statement=0"]).await;
     server.enable(&wanted(&[1])).await;
-    server.session().await.set_password(&identity().role(), "a password of ours").await.unwrap();
+    server.session().await.give_access(&identity(), "a password of ours").await.unwrap();
     let log = server.log();
     assert!(log.contains("SCRAM-SHA-256$") && !log.contains("a password of ours") && !log.contains(PASSWORD));
 }
@@ -595,7 +601,7 @@ async fn a_backup_becomes_a_standby_that_streams() {
         let begun = Instant::now();
         let state = loop {
             let state = replica.session().await.observe_replica().await.unwrap();
-            if state.streaming && state.applied >= mark {
+            if state.streaming && state.applied.reaches(&mark) {
                 break state;
             }
             assert!(begun.elapsed() < Duration::from_secs(30), "{state:?}\n{}", replica.log());

@@ -2,11 +2,14 @@
 //!
 //! Each ends with one line in the termination message: what was done, or one sentence that says why not.
 
+mod backup;
 mod files;
 mod seed;
 #[cfg(test)]
 mod tests;
+pub mod tool;
 
+pub use backup::{Filled, checksum, endpoint, kept_password};
 pub use files::{free_bytes, sync_directory, sync_file_system, write_durably};
 pub use seed::{Manifest, Seed};
 
@@ -16,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::engine::postgresql::PostgreSql;
-use crate::engine::{Engine, Identity};
+use crate::api::EngineKind;
+use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::format_bytes;
 
 /// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
@@ -25,17 +28,21 @@ const BACKUP_BEGINS: Duration = Duration::from_mins(2);
 
 /// What an engine brings to the agent: the parts that know its tools and its files.
 pub trait Tools: Engine {
-    /// Takes a full backup, verifies it and writes its manifest last. Done before, it is not done again.
+    /// Room in bytes that a backup takes on its volume besides the data.
+    const BACKUP_EXTRA: u64;
+
+    /// Takes a full backup of the source behind the session into the directory `data` below `partial`, which is empty, and verifies it. `password` is that
+    /// of the replication user.
     ///
     /// # Errors
     /// One sentence with the cause; what was begun is cleared by the next attempt.
-    fn backup(request: &Backup) -> impl Future<Output = Result<Manifest, AgentError>> + Send;
+    fn fill(request: &Backup, session: Self::Session, password: &str, partial: &Path) -> impl Future<Output = Result<Filled, AgentError>> + Send;
 
     /// Makes a replica of a data directory into which a backup was copied: it is one from its first second, and after every restart.
     ///
     /// # Errors
-    /// If a file can't be read or written.
-    fn become_replica(request: &Restore, manifest: &Manifest) -> Result<(), AgentError>;
+    /// If a file can't be read or written, or one of the database's programs fails.
+    fn become_replica(request: &Restore, manifest: &Manifest) -> impl Future<Output = Result<(), AgentError>> + Send;
 
     /// Succeeds only if a server that starts on a finished restore is a replica; mends what mounting a volume may have done to its files.
     ///
@@ -64,8 +71,8 @@ pub enum Command {
 #[derive(Args, Debug, Clone)]
 pub struct Common {
     /// The engine, as in `spec.engine`.
-    #[arg(long)]
-    pub engine: String,
+    #[arg(long, value_parser = engine)]
+    pub engine: EngineKind,
     /// Where Kubernetes reads the termination message; it is written only if the file exists.
     #[arg(long, default_value = "/dev/termination-log")]
     pub termination_message: PathBuf,
@@ -183,6 +190,10 @@ impl AgentError {
     }
 }
 
+fn engine(name: &str) -> Result<EngineKind, String> {
+    serde_json::from_value(name.into()).map_err(|error| error.to_string())
+}
+
 fn identity(word: &str) -> Result<Identity, String> {
     Identity::parse(word).ok_or_else(|| "8 lower-case letters and digits".to_owned())
 }
@@ -242,12 +253,11 @@ pub async fn run(command: Command) -> ExitCode {
     code
 }
 
-/// The agent's engines, by name.
 async fn dispatch(command: Command, common: Option<&Common>) -> Result<String, AgentError> {
-    match (command, common.map(|common| common.engine.as_str())) {
+    match (command, common) {
         (Command::Install { directory }, _) => files::install(&directory).map(|()| String::new()),
-        (command, Some(PostgreSql::NAME)) => execute::<PostgreSql>(command).await,
-        (_, engine) => Err(AgentError::Refused(format!("this agent knows no engine {}", engine.unwrap_or_default()))),
+        (command, Some(common)) => with_engine!(common.engine, E => execute::<E>(command).await),
+        (_, None) => Ok(String::new()),
     }
 }
 
@@ -255,12 +265,14 @@ async fn execute<E: Tools>(command: Command) -> Result<String, AgentError> {
     match command {
         Command::Install { .. } => {}
         Command::Backup(backup) => {
-            let manifest = E::backup(&backup).await?;
+            let manifest = backup::backup::<E>(&backup).await?;
             return serde_json::to_string(&manifest).map_err(|error| AgentError::Refused(error.to_string()));
         }
         Command::Restore(restore) => {
             seed::await_backup(&restore, BACKUP_BEGINS).await;
-            let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, E::become_replica));
+            let runtime = tokio::runtime::Handle::current();
+            let finish = move |request: &Restore, manifest: &Manifest| runtime.block_on(E::become_replica(request, manifest));
+            let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, finish));
             copying.await.map_err(|error| AgentError::Refused(error.to_string()))??;
         }
         Command::Guard(guard) => {

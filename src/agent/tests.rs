@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::seed::{await_backup, guard, restore};
 use super::{AgentError, Common, Manifest, Restore, plain_name};
+use crate::api::EngineKind;
 use crate::engine::Identity;
 
 fn request(root: &Path) -> Restore {
@@ -23,7 +24,7 @@ fn request(root: &Path) -> Restore {
     };
     fs::write(backup.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     Restore {
-        common: Common { engine: "PostgreSQL".into(), termination_message: root.join("none") },
+        common: Common { engine: EngineKind::PostgreSQL, termination_message: root.join("none") },
         volume: root.join("backup"),
         directory: "k3x9q2ab-1".into(),
         data_directory: root.join("volume/pgdata"),

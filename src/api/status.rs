@@ -154,6 +154,9 @@ pub struct BackupStatus {
     /// When it was complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
+    /// Attempts in a row that failed: each waits longer than the one before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u32,
 }
 
 /// One replica.
@@ -181,6 +184,9 @@ pub struct ReplicaStatus {
     /// When that position was seen here: since then the replica counts as proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proven_at: Option<Time>,
+    /// Attempts in a row to restore into its volume that failed: each waits longer than the one before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u32,
 }
 
 /// The value that a key of a ConfigMap had before.

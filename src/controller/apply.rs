@@ -3,7 +3,8 @@
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -19,7 +20,7 @@ use super::facts::{APPLIED, Subject};
 use super::plan::{Kind, Object, Step};
 use crate::api::{DatabaseReplication, DatabaseReplicationStatus, FIELD_MANAGER, FINALIZER};
 use crate::engine::{Engine, Session, SessionError};
-use crate::resources::labels;
+use crate::resources::{bytes_of, labels};
 
 /// Why a step did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -139,14 +140,14 @@ impl Applier<'_> {
             Step::Source(inner) => session.as_mut().ok_or_else(gone).map_err(database)?.execute(inner).await.map_err(database)?,
             Step::Mark(replicas) => {
                 let position = session.as_mut().ok_or_else(gone).map_err(database)?.write_mark().await.map_err(database)?;
-                self.context.remember(&self.subject.owner.uid, |memory| memory.marks.extend(replicas.iter().map(|number| (*number, position))));
+                self.context.remember(&self.subject.owner.uid, |memory| memory.marks.extend(replicas.iter().map(|number| (*number, position.clone()))));
             }
             Step::Apply(object) => {
                 if matches!(object, Object::Job(_)) {
                     // What was written before a restore proves nothing after it.
                     self.context.remember(&self.subject.owner.uid, |memory| memory.marks.clear());
                 }
-                self.apply(object).await?;
+                self.apply(&step.to_string(), object).await?;
             }
             Step::Delete(kind, name) => {
                 let name = name.clone();
@@ -163,6 +164,8 @@ impl Applier<'_> {
                 .map_err(failed)?;
             }
             Step::Keep(name) => self.keep(name).await.map_err(failed)?,
+            Step::Grow { claim, size } => self.grow(claim, size).await.map_err(failed)?,
+            Step::Serve { pod, serving } => self.serve(pod, *serving).await.map_err(failed)?,
             Step::Publish { config_map, data } => self.publish(config_map, data).await.map_err(failed)?,
             Step::Tell { .. } => {}
         }
@@ -180,7 +183,7 @@ impl Applier<'_> {
         written_resource(self.context, self.subject, &step, written)
     }
 
-    async fn apply(&self, object: &Object) -> Result<(), ApplyError> {
+    async fn apply(&self, step: &str, object: &Object) -> Result<(), ApplyError> {
         // Names of claims and Jobs hold the enabling's word; those of Services and StatefulSets may be somebody else's.
         match object {
             Object::Claim(claim) => server_side(self.api(), (**claim).clone()).await,
@@ -194,7 +197,7 @@ impl Applier<'_> {
                 server_side(self.api(), (**stateful_set).clone()).await
             }
         }
-        .map_err(|source| ApplyError::Kubernetes { step: "apply".to_owned(), source: Box::new(source) })
+        .map_err(|source| ApplyError::Kubernetes { step: step.to_owned(), source: Box::new(source) })
     }
 
     /// Refuses to touch an object of this name that is not of this resource.
@@ -219,6 +222,29 @@ impl Applier<'_> {
     async fn keep(&self, name: &str) -> Result<(), kube::Error> {
         let patch = json!({"metadata": {"labels": {labels::MANAGED_BY: null, labels::RETAINED: "true"}}});
         match self.api::<PersistentVolumeClaim>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// A volume that can't grow keeps nothing else waiting: it is said, and not asked for again until another size is wanted.
+    async fn grow(&self, name: &str, size: &Quantity) -> Result<(), kube::Error> {
+        let patch = json!({"spec": {"resources": {"requests": {"storage": size.0}}}});
+        match self.api::<PersistentVolumeClaim>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(answer)) if answer.code == 403 || answer.code == 422 => {
+                let bytes = bytes_of(size).unwrap_or_default();
+                self.context.remember(&self.subject.owner.uid, |memory| memory.not_grown.extend([(name.to_owned(), bytes)]));
+                self.context.events.not_grown(&self.subject.resource, name, &size.0, &answer.message).await;
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    async fn serve(&self, pod: &str, serving: bool) -> Result<(), kube::Error> {
+        let patch = json!({"metadata": {"labels": {labels::ROLE: serving.then_some(labels::SERVING)}}});
+        match self.api::<Pod>().patch(pod, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            // It comes back without the label, and is looked at then.
             Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(()),
             other => other.map(drop),
         }

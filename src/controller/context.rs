@@ -3,6 +3,7 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
-use super::facts::Own;
+use super::facts::{Own, Subject, environment_of};
 use crate::api::DatabaseReplication;
 use crate::engine::Position;
 use crate::events::Events;
@@ -51,13 +52,14 @@ where
 impl Stores {
     /// Facts about the objects of one resource.
     #[must_use]
-    pub fn own(&self, namespace: &str, replication: &str) -> Own {
+    pub fn own(&self, namespace: &str, replication: &str, now: Timestamp) -> Own {
         Own::new(
             &of(&self.jobs, namespace, replication),
             &of(&self.stateful_sets, namespace, replication),
             &of(&self.services, namespace, replication),
             &of(&self.claims, namespace, replication),
             &of(&self.pods, namespace, replication),
+            now,
         )
     }
 
@@ -85,6 +87,10 @@ pub struct Memory {
     pub failure: Option<(String, u32)>,
     /// Objects of the user's that were read a moment ago.
     pub read: Option<(Instant, super::observe::Read)>,
+    /// Bytes of the source's data, and when they were measured.
+    pub measured: Option<(Instant, u64)>,
+    /// Claims, with the size in bytes, that the cluster would not make larger.
+    pub not_grown: BTreeMap<String, u64>,
 }
 
 /// What a reconciliation has at hand.
@@ -142,30 +148,47 @@ impl Context {
         }
     }
 
+    /// Resources in the same namespace that came first: what they and this one both want is theirs.
+    fn predecessors(&self, resource: &DatabaseReplication) -> Vec<Arc<DatabaseReplication>> {
+        let reference = ObjectRef::from_obj(resource);
+        let age = |object: &DatabaseReplication| (object.creation_timestamp().map(|time| time.0), object.name_any());
+        let recorded = |object: &DatabaseReplication| object.status.as_ref().is_some_and(|status| status.enablement.is_some());
+        let mut others = self.stores.replications.state();
+        others.retain(|other| {
+            let wants = other.spec.enabled && !other.spec.dry_run || recorded(other);
+            // Who already holds it keeps it; between two that do not, the older one gets it.
+            let first = recorded(other) && !recorded(resource) || recorded(other) == recorded(resource) && age(other) < age(resource);
+            ObjectRef::from_obj(&**other) != reference && other.namespace() == resource.namespace() && wants && first
+        });
+        others.sort_by_key(|other| other.name_any());
+        others
+    }
+
     /// The resource that came first for the same source, if that is another one.
     #[must_use]
     pub fn rival(&self, resource: &DatabaseReplication) -> Option<String> {
-        let reference = ObjectRef::from_obj(resource);
-        let age = |object: &DatabaseReplication| (object.creation_timestamp().map(|time| time.0), object.name_any());
-        let claims =
-            |object: &DatabaseReplication| object.spec.enabled && !object.spec.dry_run || object.status.as_ref().is_some_and(|s| s.enablement.is_some());
-        let recorded = resource.status.as_ref().is_some_and(|status| status.enablement.is_some());
-        self.stores
-            .replications
-            .state()
-            .into_iter()
-            .filter(|other| ObjectRef::from_obj(&**other) != reference && other.namespace() == resource.namespace())
-            .filter(|other| other.spec.source.stateful_set_ref == resource.spec.source.stateful_set_ref && claims(other))
-            .filter(|other| {
-                let theirs = other.status.as_ref().is_some_and(|status| status.enablement.is_some());
-                // Who already holds the source keeps it; between two that do not, the older one gets it.
-                theirs && !recorded || theirs == recorded && age(other) < age(resource)
-            })
-            .map(|other| other.name_any())
-            .min()
+        let same = |other: &&Arc<DatabaseReplication>| other.spec.source.stateful_set_ref == resource.spec.source.stateful_set_ref;
+        self.predecessors(resource).iter().find(same).map(|other| other.name_any())
+    }
+
+    /// Variables of this resource that one which came first writes: ConfigMap, prefix, name of that resource.
+    #[must_use]
+    pub fn taken(&self, subject: &Subject) -> Vec<(String, String, String)> {
+        if subject.environment.is_empty() {
+            return Vec::new();
+        }
+        let mut taken = Vec::new();
+        for other in self.predecessors(&subject.resource) {
+            let theirs = environment_of(&other);
+            let both = subject.environment.iter().filter(|(object, prefix)| theirs.iter().any(|(their, theirs)| their.name == object.name && theirs == prefix));
+            taken.extend(both.map(|(object, prefix)| (object.name.clone(), prefix.clone(), other.name_any())));
+        }
+        taken
     }
 }
 
+/// How long a size that was measured counts.
+pub const MEASURED_FOR: Duration = Duration::from_mins(1);
 /// How long objects of the user's count as just read while steps follow one another.
 pub const READ_FOR: Duration = Duration::from_secs(20);
 

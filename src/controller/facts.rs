@@ -9,11 +9,14 @@ use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::{DatabaseReplication, EnvironmentObject, Phase};
-use crate::engine::{Engine, Finding, Identity, Position, ReplicaSummary};
-use crate::resources::{Names, Shape, labels};
+use crate::engine::{Engine, Finding, Identity, Position, ReplicaSummary, with_engine};
+use crate::resources::{Names, Shape, bytes_of, labels};
 
+/// A pod whose node is dead stays in the API for ever: so long after it should have ended it counts as gone, so that teardown does not wait for it.
+pub const OVERDUE: Duration = Duration::from_mins(1);
 /// Annotation that holds a digest of what was last applied: nothing is written while it is the same.
 pub const APPLIED: &str = "understudy.dev/applied";
 
@@ -45,15 +48,7 @@ impl Subject {
             None => new_identity(&owner.uid, status.enablements)?,
         };
         let names = Names { namespace: resource.namespace()?, name: resource.name_any(), identity };
-        let configured = resource.spec.environment.clone().unwrap_or_default();
-        let environment = configured
-            .config_maps
-            .into_iter()
-            .map(|object| {
-                let prefix = object.prefix.clone().unwrap_or_else(|| E::PREFIX.to_owned());
-                (object, prefix)
-            })
-            .collect();
+        let environment = environment_of(&resource);
         Some(Self {
             port: resource.spec.source.port.unwrap_or(E::PORT),
             database: resource.spec.source.database.clone().unwrap_or_else(|| E::DATABASE.to_owned()),
@@ -76,13 +71,37 @@ impl Subject {
         self.resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
     }
 
+    /// The user deletes the resource.
+    #[must_use]
+    pub fn deleting(&self) -> bool {
+        self.resource.metadata.deletion_timestamp.is_some()
+    }
+
+    /// An enabling has begun to be undone: that is brought to its end before another one begins.
+    #[must_use]
+    pub fn undoing(&self) -> bool {
+        self.recorded() && self.resource.status.as_ref().and_then(|status| status.phase) == Some(Phase::Disabling)
+    }
+
     /// The user wants a stand-alone database again.
     #[must_use]
     pub fn disabling(&self) -> bool {
-        // What has begun to be undone is undone to its end, before it is begun anew.
-        let begun = self.recorded() && self.resource.status.as_ref().and_then(|status| status.phase) == Some(Phase::Disabling);
-        self.resource.metadata.deletion_timestamp.is_some() || !self.resource.spec.enabled || begun
+        self.deleting() || !self.resource.spec.enabled || self.undoing()
     }
+
+    /// The user has changed `spec` since it was last looked at: what failed before may succeed now.
+    #[must_use]
+    pub fn edited(&self) -> bool {
+        self.resource.status.as_ref().is_some_and(|status| status.observed_generation != self.resource.metadata.generation)
+    }
+}
+
+/// ConfigMaps that a resource names, and the prefix of the variables in each.
+#[must_use]
+pub fn environment_of(resource: &DatabaseReplication) -> Vec<(EnvironmentObject, String)> {
+    let usual = with_engine!(resource.spec.engine, E => E::PREFIX);
+    let configured = resource.spec.environment.clone().unwrap_or_default().config_maps;
+    configured.into_iter().map(|object| (object.clone(), object.prefix.unwrap_or_else(|| usual.to_owned()))).collect()
 }
 
 /// A word for a new enabling: the same when asked again, for a dry run for example, until the resource is enabled.
@@ -144,8 +163,10 @@ pub enum JobState {
 }
 
 /// A pod of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodFacts {
+    /// Its name.
+    pub name: String,
     /// `backup`, `restore` or `replica`.
     pub component: String,
     /// Number of the replica.
@@ -154,14 +175,16 @@ pub struct PodFacts {
     pub ip: Option<String>,
     /// It is ready.
     pub ready: bool,
-    /// It has ended.
+    /// It has ended, or its node has not said so for [`OVERDUE`] after it should have.
     pub ended: bool,
+    /// It carries the label by which the Service of all replicas finds it.
+    pub serving: bool,
     /// What keeps a container from running, in the kubelet's or the agent's words.
     pub trouble: Option<String>,
 }
 
-/// A StatefulSet or Service of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A StatefulSet, Service or claim of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Digest of what was applied last.
     pub digest: Option<String>,
@@ -169,6 +192,8 @@ pub struct Applied {
     pub deleting: bool,
     /// Number of the replica.
     pub number: Option<u32>,
+    /// Bytes that a claim asks for.
+    pub bytes: Option<u64>,
 }
 
 /// Objects of ours in the resource's namespace.
@@ -192,10 +217,15 @@ fn number(object: &impl ResourceExt) -> Option<u32> {
 }
 
 fn applied(object: &impl ResourceExt) -> Applied {
-    Applied { digest: object.annotations().get(APPLIED).cloned(), deleting: object.meta().deletion_timestamp.is_some(), number: number(object) }
+    Applied { digest: object.annotations().get(APPLIED).cloned(), deleting: object.meta().deletion_timestamp.is_some(), number: number(object), bytes: None }
 }
 
-fn pod_facts(pod: &Pod) -> PodFacts {
+fn claimed(claim: &PersistentVolumeClaim) -> Applied {
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    Applied { bytes: requests.and_then(|requests| bytes_of(requests.get("storage")?)), ..applied(claim) }
+}
+
+fn pod_facts(pod: &Pod, now: Timestamp) -> PodFacts {
     let status = pod.status.clone().unwrap_or_default();
     let mut containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let trouble = containers.find_map(|container| {
@@ -212,12 +242,16 @@ fn pod_facts(pod: &Pod) -> PodFacts {
         (state.running.is_none() && !words.is_empty()).then(|| format!("container {}: {}", container.name, words.trim()))
     });
     let unschedulable = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False").and_then(|c| c.message.clone());
+    // Kubernetes sets the time of deletion to the end of the grace period.
+    let overdue = pod.metadata.deletion_timestamp.as_ref().is_some_and(|due| due.0 < now && now.duration_since(due.0).unsigned_abs() >= OVERDUE);
     PodFacts {
+        name: pod.name_any(),
         component: pod.labels().get(labels::COMPONENT).cloned().unwrap_or_default(),
         number: number(pod),
         ip: status.pod_ip.clone(),
         ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True") && pod.metadata.deletion_timestamp.is_none(),
-        ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        ended: overdue || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        serving: pod.labels().get(labels::ROLE).is_some_and(|role| role == labels::SERVING),
         trouble: trouble.or(unschedulable),
     }
 }
@@ -271,13 +305,14 @@ impl Own {
         services: &[Arc<Service>],
         claims: &[Arc<PersistentVolumeClaim>],
         pods: &[Arc<Pod>],
+        now: Timestamp,
     ) -> Self {
         Self {
             jobs: jobs.iter().map(|job| (job.name_any(), job_state(job, pods))).collect(),
             stateful_sets: stateful_sets.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
             services: services.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
-            claims: claims.iter().map(|object| (object.name_any(), applied(&**object))).collect(),
-            pods: pods.iter().map(|pod| pod_facts(pod)).collect(),
+            claims: claims.iter().map(|object| (object.name_any(), claimed(object))).collect(),
+            pods: pods.iter().map(|pod| pod_facts(pod, now)).collect(),
         }
     }
 
@@ -316,6 +351,12 @@ pub struct Facts<E: Engine> {
     pub service: Option<String>,
     /// Another resource that has the same source and came first.
     pub rival: Option<String>,
+    /// Variables that another resource which came first writes: ConfigMap, prefix, name of that resource.
+    pub taken: Vec<(String, String, String)>,
+    /// Bytes of the source's data: measured before the first change, and as recorded then afterwards. An error says why it could not be told.
+    pub data_bytes: Result<u64, String>,
+    /// Claims, with the size in bytes, that the cluster would not make larger.
+    pub not_grown: BTreeMap<String, u64>,
     /// Objects of ours.
     pub own: Own,
     /// Servers of replicas by number.

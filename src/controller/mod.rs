@@ -17,9 +17,8 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{DatabaseReplication, EngineKind};
-use crate::engine::Engine;
-use crate::engine::postgresql::PostgreSql;
+use crate::api::DatabaseReplication;
+use crate::engine::{Engine, Lag, with_engine};
 use apply::ApplyError;
 use facts::Subject;
 
@@ -41,7 +40,7 @@ pub fn digest(object: &impl Serialize) -> String {
     hex::encode(Sha256::digest(text).get(..12).unwrap_or_default())
 }
 
-/// Reconciles one resource with the engine that it names: the registry of engines.
+/// Reconciles one resource with the engine that it names.
 ///
 /// # Errors
 /// See [`ReconcileError`].
@@ -50,9 +49,7 @@ pub async fn dispatch(resource: Arc<DatabaseReplication>, context: Arc<Context>)
         return Ok(Action::requeue(Duration::from_secs(1)));
     }
     let resource = context.newest(resource);
-    match resource.spec.engine {
-        EngineKind::PostgreSQL => Box::pin(reconcile::<PostgreSql>(resource, &context)).await,
-    }
+    with_engine!(resource.spec.engine, E => Box::pin(reconcile::<E>(resource, &context)).await)
 }
 
 async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Context) -> Result<Action, ReconcileError> {
@@ -105,15 +102,15 @@ fn backoff(times: u32) -> Duration {
     Duration::from_secs(1 << times.saturating_sub(1).min(5)).min(Duration::from_secs(30))
 }
 
-/// Bytes that the slowest replica is behind, for the metrics.
+/// How far the slowest replica is behind, in its engine's unit, for the metrics.
 fn lag<E: Engine>(facts: &facts::Facts<E>) -> Option<u64> {
     let facts::Server::Up(server) = &facts.server else { return None };
-    let position = E::summary(server).position.0;
-    let applied = facts.replicas.values().filter_map(|replica| match replica {
-        facts::Server::Up(replica) => Some(replica.applied.0),
+    let position = E::summary(server).position;
+    let lags = facts.replicas.values().filter_map(|replica| match replica {
+        facts::Server::Up(replica) => Some(Lag::between(&position, &replica.applied).amount()),
         _ => None,
     });
-    applied.map(|applied| position.saturating_sub(applied)).max()
+    lags.max()
 }
 
 /// A reconciliation that could not read or write is tried again, not hot.

@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::context::{Context, READ_FOR};
+use super::context::{Context, MEASURED_FOR, READ_FOR};
 use super::facts::{Administrator, Facts, Own, Server, SourceWorkload, Subject};
 use crate::engine::{Endpoint, Engine, Finding, Session, SessionError};
 use crate::resources::{Shape, bytes_of, inspect, labels};
@@ -61,18 +61,9 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     };
 
     // What is being taken away is listed, not read from caches: what was made a moment ago may not have reached them, and would be left behind.
-    let own = if subject.disabling() { list_own(context, subject).await? } else { context.stores.own(&subject.names.namespace, &subject.names.name) };
-    let (server, session) = ask_source::<E>(subject, &read).await;
-    let mut shape = None;
-    // A server tells where its data lies to a superuser only: what it hides is no shape that can't be handled.
-    let summary = if let Server::Up(facts) = &server { Some(E::summary(facts)).filter(|summary| !summary.data_directory.is_empty()) } else { None };
-    if let (Some(summary), Some(source)) = (summary, &read.source) {
-        let found = inspect(&source.stateful_set, subject.resource.spec.source.container.as_deref(), subject.port, &summary.data_directory);
-        if let Ok(shape) = &found {
-            read_claim(context, subject, shape, &mut read).await?;
-        }
-        shape = Some(found);
-    }
+    let now = Timestamp::now();
+    let own = if subject.disabling() { list_own(context, subject, now).await? } else { context.stores.own(&subject.names.namespace, &subject.names.name, now) };
+    // Replicas first: what one of them has and the source lacks afterwards was written to the replica.
     let mut replicas = BTreeMap::new();
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
         if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.administrator) {
@@ -83,8 +74,20 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
             replicas.insert(number, replica.map_or_else(of_error, Server::Up));
         }
     }
+    let (server, mut session) = ask_source::<E>(subject, &read).await;
+    let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
+    let mut shape = None;
+    // A server tells where its data lies to a superuser only: what it hides is no shape that can't be handled.
+    let summary = if let Server::Up(facts) = &server { Some(E::summary(facts)).filter(|summary| !summary.data_directory.is_empty()) } else { None };
+    if let (Some(summary), Some(source)) = (summary, &read.source) {
+        let found = inspect(&source.stateful_set, subject.resource.spec.source.container.as_deref(), subject.port, &summary.data_directory);
+        if let Ok(shape) = &found {
+            read_claim(context, subject, shape, &mut read).await?;
+        }
+        shape = Some(found);
+    }
     let facts = Facts {
-        now: Timestamp::now(),
+        now,
         source: read.source.clone(),
         administrator: read.administrator.clone(),
         server,
@@ -93,6 +96,9 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         config_maps: read.config_maps.clone(),
         service: read.service.clone(),
         rival: context.rival(&subject.resource),
+        taken: context.taken(subject),
+        data_bytes,
+        not_grown: memory.not_grown,
         own,
         replicas,
         marks: memory.marks,
@@ -104,7 +110,23 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     Ok(Observed { facts, session })
 }
 
-async fn list_own(context: &Context, subject: &Subject) -> Result<Own, kube::Error> {
+/// Size of the source's data. What is recorded is not asked again; otherwise the server is asked once in a while, until the first change.
+async fn measure<E: Engine>(context: &Context, subject: &Subject, session: Option<&mut E::Session>) -> Result<u64, String> {
+    let recorded = subject.resource.status.as_ref().filter(|_| subject.recorded()).and_then(|status| u64::try_from(status.source.as_ref()?.data_bytes).ok());
+    if let Some(bytes) = recorded {
+        return Ok(bytes);
+    }
+    let uid = &subject.owner.uid;
+    if let Some((_, bytes)) = context.memory(uid).measured.filter(|(at, _)| at.elapsed() < MEASURED_FOR) {
+        return Ok(bytes);
+    }
+    let Some(session) = session else { return Err("the server does not answer".to_owned()) };
+    let bytes = session.measure().await.map_err(|error| error.to_string())?;
+    context.remember(uid, |memory| memory.measured = Some((Instant::now(), bytes)));
+    Ok(bytes)
+}
+
+async fn list_own(context: &Context, subject: &Subject, now: Timestamp) -> Result<Own, kube::Error> {
     async fn list<K>(context: &Context, subject: &Subject) -> Result<Vec<Arc<K>>, kube::Error>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -119,6 +141,7 @@ async fn list_own(context: &Context, subject: &Subject) -> Result<Own, kube::Err
         &list(context, subject).await?,
         &list(context, subject).await?,
         &list(context, subject).await?,
+        now,
     ))
 }
 

@@ -1,13 +1,32 @@
 //! The seam between the controller and the database engines: two traits, and the values that cross it.
 //!
 //! `Engine` is pure: it knows ports, names, commands, and which steps lead from the facts to what is wanted. `Session` talks to one server: it reads
-//! facts and executes one step. A further engine is one folder here and one line in [`crate::controller::dispatch`]; nothing outside this folder
-//! asks which engine it is.
+//! facts and executes one step. A further engine is one folder here and one line in the registry, [`with_engine`]; nothing outside this folder asks which
+//! engine it is.
 
+/// The registry: evaluates an expression with a name standing for the engine's type. The only place that asks which engine a resource names.
+macro_rules! with_engine {
+    ($kind:expr, $engine:ident => $body:expr) => {
+        match $kind {
+            $crate::api::EngineKind::PostgreSQL => {
+                type $engine = $crate::engine::postgresql::PostgreSql;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_engine;
+
+mod position;
 pub mod postgresql;
 
+pub use position::{Lag, Position, TransactionSet};
+
+use k8s_openapi::api::core::v1::Container;
 use std::fmt::{Debug, Display};
 use std::future::Future;
+
+use crate::resources::Shape;
 
 /// Where a server is, and who to be there.
 #[derive(Clone, PartialEq, Eq)]
@@ -103,10 +122,6 @@ impl Identity {
     }
 }
 
-/// A position in an engine's log, comparable within one source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Position(pub u64);
-
 /// What every engine can say about a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SourceSummary {
@@ -116,16 +131,18 @@ pub struct SourceSummary {
     pub system: String,
     /// The part of the version within which a replica's server fits the source's.
     pub major_version: u32,
-    /// Size of all data, in bytes.
-    pub data_bytes: u64,
     /// The directory that holds the data, as the server knows it.
     pub data_directory: String,
     /// Numeric user and group of the server process.
     pub owner: (u32, u32),
+    /// Our replication user exists and has a password: who lost its connection could log in again.
+    pub access: bool,
     /// The last position written.
     pub position: Position,
-    /// The oldest position that a replica could still continue from without anything held for it.
-    pub oldest_available: Position,
+    /// The oldest position that a replica made from a backup could continue from.
+    pub oldest_for_seed: Position,
+    /// The oldest position that a replica which is not connected could continue from by itself; the default where it always can.
+    pub oldest_for_replica: Position,
     /// Progress of a backup that runs now: bytes copied, and bytes in all where the server knows.
     pub backup_progress: Option<(u64, Option<u64>)>,
     /// Replicas for which the source holds its log, by number, and whether what they need is still there.
@@ -188,12 +205,20 @@ pub trait Engine: Send + Sync + 'static {
     const ADMINISTRATOR: &'static str;
     /// Default prefix of the variables.
     const PREFIX: &'static str;
+    /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
+    const RESTORE_NEEDS_DATABASE: bool;
 
     /// What the controller needs of a source's facts.
     fn summary(facts: &Self::SourceFacts) -> SourceSummary;
 
     /// Everything on the server that keeps replication from being set up; all at once.
     fn preflight(facts: &Self::SourceFacts, wanted: &WantedSource) -> Vec<Finding>;
+
+    /// What about the source's StatefulSet keeps a replica from being made of it.
+    fn preflight_shape(shape: &Shape) -> Vec<Finding>;
+
+    /// What a replica's container, a copy of the source's, needs besides what lies in its data directory, to be a replica from its first second.
+    fn adapt_replica(container: &mut Container, data_directory: &str);
 
     /// What the clients of the source will notice, in words.
     fn expected_disruption(facts: &Self::SourceFacts) -> String;
@@ -214,7 +239,7 @@ pub trait Engine: Send + Sync + 'static {
     fn record(facts: &Self::SourceFacts, step: &Self::Step) -> Option<crate::api::Change>;
 
     /// A position as people write it.
-    fn format_position(position: Position) -> String;
+    fn format_position(position: &Position) -> String;
 
     /// A position as people write it, read back.
     fn parse_position(text: &str) -> Option<Position>;
@@ -239,6 +264,12 @@ pub trait Session: Sized + Send {
     /// Whatever the server answers; lack of privilege is a fact, not an error.
     fn observe_source(&mut self, identity: Option<&Identity>) -> impl Future<Output = Result<Self::SourceFacts, SessionError>> + Send;
 
+    /// Size of all data in bytes. On a server with very many files this takes a while: it is asked before the first change, not at every look.
+    ///
+    /// # Errors
+    /// Whatever the server answers.
+    fn measure(&mut self) -> impl Future<Output = Result<u64, SessionError>> + Send;
+
     /// Reads what planning needs of a replica. Changes nothing.
     ///
     /// # Errors
@@ -250,6 +281,12 @@ pub trait Session: Sized + Send {
     /// # Errors
     /// The server's own message; what was done before the failure is found by the next observation.
     fn execute(&mut self, step: &Self::Step) -> impl Future<Output = Result<(), SessionError>> + Send;
+
+    /// Sets the password of our replication user, which exists. The password itself reaches neither the server's log nor its statistics.
+    ///
+    /// # Errors
+    /// Whatever the server answers.
+    fn give_access(&mut self, identity: &Identity, password: &str) -> impl Future<Output = Result<(), SessionError>> + Send;
 
     /// Writes a mark into the source's log that changes no data, and gives the position behind it.
     ///

@@ -8,33 +8,23 @@ use k8s_openapi::api::core::v1::{
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use std::collections::BTreeMap;
 
-use super::{BACKUP, CREDENTIALS, Names, PROGRAM, Shape, TOOLS, meta};
+use super::{BACKUP, CREDENTIALS, Names, PROGRAM, TOOLS, Workload, meta};
 use crate::api::Credentials;
 
 /// What both Jobs need to know.
 #[derive(Debug, Clone, Copy)]
 pub struct JobRequest<'a> {
-    /// Names of this enabling.
-    pub names: &'a Names,
-    /// The resource that owns the Jobs.
-    pub owner: &'a OwnerReference,
-    /// The source's shape.
-    pub shape: &'a Shape,
-    /// The operator's own image, which brings the agent.
-    pub image: &'a str,
-    /// `spec.engine`.
-    pub engine: &'a str,
-    /// Numeric user and group of the server process.
-    pub user: (u32, u32),
+    /// What every pod of ours is made from.
+    pub workload: Workload<'a>,
     /// The source's port.
     pub port: u16,
-    /// Name of the source's StatefulSet.
-    pub source: &'a str,
     /// The `sequence`th backup.
     pub sequence: u32,
+    /// A restore runs the database's own programs.
+    pub restore_needs_database: bool,
     /// The backup is still being taken: a restore waits for it on the same node, where a volume can be mounted by both.
     pub backup_runs: bool,
 }
@@ -140,7 +130,7 @@ struct Work {
 }
 
 fn build(request: &JobRequest<'_>, work: Work) -> Job {
-    let JobRequest { names, owner, shape, image, user, source, .. } = *request;
+    let Workload { names, owner, shape, image, user, source, .. } = request.workload;
     let template = shape.template.spec.clone().unwrap_or_default();
     let (mut mounts, mut volumes) = (work.mounts, work.volumes);
     let mut container = Container {
@@ -200,7 +190,7 @@ fn words(words: &[&str]) -> Vec<String> {
 /// The Job that takes a full backup of the source onto the backup volume.
 #[must_use]
 pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, username: &str, database: &str, username_key: Option<&str>) -> Job {
-    let names = request.names;
+    let Workload { names, engine, .. } = request.workload;
     let mut items = vec![KeyToPath { key: credentials.password_key.clone(), path: "password".to_owned(), mode: None }];
     items.extend(username_key.map(|key| KeyToPath { key: key.to_owned(), path: "username".to_owned(), mode: None }));
     let secret = Volume {
@@ -213,7 +203,7 @@ pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, use
         }),
         ..Volume::default()
     };
-    let mut arguments = words(&["backup", "--engine", request.engine, "--host", &names.host(&names.primary()), "--port", &request.port.to_string()]);
+    let mut arguments = words(&["backup", "--engine", engine, "--host", &names.host(&names.primary()), "--port", &request.port.to_string()]);
     arguments.extend(words(&["--database", database, "--credentials", CREDENTIALS]));
     if username_key.is_none() {
         arguments.extend(words(&["--username", username]));
@@ -235,9 +225,9 @@ pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, use
 /// The Job that restores the backup into the volume of replica `number`, by its claim.
 #[must_use]
 pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> Job {
-    let names = request.names;
-    let mut arguments = words(&["restore", "--engine", request.engine, "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]);
-    arguments.extend(words(&["--data-directory", &request.shape.data_directory, "--identity", names.identity.word()]));
+    let Workload { names, engine, shape, .. } = request.workload;
+    let mut arguments = words(&["restore", "--engine", engine, "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]);
+    arguments.extend(words(&["--data-directory", &shape.data_directory, "--identity", names.identity.word()]));
     arguments.extend(words(&["--replica", &number.to_string(), "--name", &names.replica(number)]));
     arguments.extend(words(&["--primary-host", &names.host(&names.primary()), "--primary-port", &request.port.to_string()]));
     let work = Work {
@@ -245,9 +235,9 @@ pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> 
         component: "restore",
         number: Some(number),
         arguments,
-        database_tools: false,
-        mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, request.shape.mount.clone()],
-        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&request.shape.mount.name, claim.to_owned())],
+        database_tools: request.restore_needs_database,
+        mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, shape.mount.clone()],
+        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&shape.mount.name, claim.to_owned())],
         affinity: request.backup_runs.then(|| beside_backup(names)),
     };
     build(request, work)

@@ -30,6 +30,25 @@ pub const BACKUP: &str = "/run/understudy/backup";
 /// Where the administrator's Secret is mounted inside the backup Job.
 pub const CREDENTIALS: &str = "/run/understudy/credentials";
 
+/// What every pod of ours is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload<'a> {
+    /// Names of this enabling.
+    pub names: &'a Names,
+    /// The resource that owns it.
+    pub owner: &'a OwnerReference,
+    /// The source's shape.
+    pub shape: &'a Shape,
+    /// The operator's own image, which brings agent and guard.
+    pub image: &'a str,
+    /// `spec.engine`.
+    pub engine: &'a str,
+    /// Numeric user and group of the server process.
+    pub user: (u32, u32),
+    /// Name of the source's StatefulSet.
+    pub source: &'a str,
+}
+
 /// Metadata of an object of ours.
 fn meta(name: String, names: &Names, labels: BTreeMap<String, String>, owner: Option<&OwnerReference>) -> ObjectMeta {
     ObjectMeta {

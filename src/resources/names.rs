@@ -18,6 +18,10 @@ pub mod labels {
     pub const REPLICA: &str = "understudy.dev/replica";
     /// The enabling that the object belongs to.
     pub const ENABLEMENT: &str = "understudy.dev/enablement";
+    /// On pods of replicas: value [`SERVING`] while clients may read from them.
+    pub const ROLE: &str = "understudy.dev/role";
+    /// Value of [`ROLE`] on a replica that has shown what was written after its restore and takes no writes.
+    pub const SERVING: &str = "replica";
     /// On volumes that were kept when their replica was removed.
     pub const RETAINED: &str = "understudy.dev/retained";
 }
@@ -92,6 +96,14 @@ impl Names {
     #[must_use]
     pub fn selector(&self, component: &str) -> BTreeMap<String, String> {
         BTreeMap::from([(labels::REPLICATION.to_owned(), self.name.clone()), (labels::COMPONENT.to_owned(), component.to_owned())])
+    }
+
+    /// Labels that find the pods from which clients may read.
+    #[must_use]
+    pub fn serving(&self) -> BTreeMap<String, String> {
+        let mut selector = self.selector("replica");
+        selector.insert(labels::ROLE.to_owned(), labels::SERVING.to_owned());
+        selector
     }
 
     /// Labels of an object of ours.

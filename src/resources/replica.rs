@@ -2,11 +2,11 @@
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, SecurityContext, Volume};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::jobs::{apart, claim_volume, restricted, small};
 use super::names::labels;
-use super::{Names, PROGRAM, Shape, meta};
+use super::{PROGRAM, Workload, meta};
 use crate::api::ReplicaTemplate;
 
 /// Set by a rolling restart of the user's on the source; no reason to restart replicas.
@@ -15,34 +15,22 @@ const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// What a replica is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaRequest<'a> {
-    /// Names of this enabling.
-    pub names: &'a Names,
-    /// The resource that owns it.
-    pub owner: &'a OwnerReference,
-    /// The source's shape.
-    pub shape: &'a Shape,
-    /// The operator's own image, which brings the guard.
-    pub image: &'a str,
-    /// `spec.engine`.
-    pub engine: &'a str,
-    /// Numeric user and group of the server process.
-    pub user: (u32, u32),
-    /// Name of the source's StatefulSet.
-    pub source: &'a str,
+    /// What every pod of ours is made from.
+    pub workload: Workload<'a>,
     /// `spec.replicaTemplate`.
     pub template: Option<&'a ReplicaTemplate>,
 }
 
 /// The init container, of our own image, that lets the server start only on a finished restore: an image's entrypoint would take an empty volume for a new database.
 fn guard(request: &ReplicaRequest<'_>) -> Container {
-    let shape = request.shape;
-    let words = [PROGRAM, "agent", "guard", "--engine", request.engine, "--data-directory", &shape.data_directory];
+    let Workload { shape, engine, image, user, .. } = request.workload;
+    let words = [PROGRAM, "agent", "guard", "--engine", engine, "--data-directory", &shape.data_directory];
     Container {
         name: "understudy-guard".to_owned(),
-        image: Some(request.image.to_owned()),
+        image: Some(image.to_owned()),
         command: Some(words.iter().map(|word| (*word).to_owned()).collect()),
         volume_mounts: Some(vec![shape.mount.clone()]),
-        security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..restricted(request.user) }),
+        security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..restricted(user) }),
         resources: Some(small()),
         ..Container::default()
     }
@@ -50,7 +38,7 @@ fn guard(request: &ReplicaRequest<'_>) -> Container {
 
 /// The source's volumes, with the data volume replaced by the replica's own, and other claims by empty directories: a claim has one pod.
 fn volumes(request: &ReplicaRequest<'_>, claim: &str, theirs: Vec<Volume>) -> Vec<Volume> {
-    let data = &request.shape.mount.name;
+    let data = &request.workload.shape.mount.name;
     let mut all: Vec<Volume> = theirs
         .into_iter()
         .filter(|volume| volume.name != *data)
@@ -60,8 +48,8 @@ fn volumes(request: &ReplicaRequest<'_>, claim: &str, theirs: Vec<Volume>) -> Ve
         })
         .collect();
     // Claim templates of the source other than the data have no volume in the template.
-    let init = request.shape.template.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    for mounted in init.chain([&request.shape.container]).flat_map(|container| container.volume_mounts.iter().flatten()) {
+    let init = request.workload.shape.template.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    for mounted in init.chain([&request.workload.shape.container]).flat_map(|container| container.volume_mounts.iter().flatten()) {
         if mounted.name != *data && !all.iter().any(|volume| volume.name == mounted.name) {
             all.push(Volume { name: mounted.name.clone(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
         }
@@ -76,7 +64,7 @@ fn volumes(request: &ReplicaRequest<'_>, claim: &str, theirs: Vec<Volume>) -> Ve
 /// selector of the user's matches; sidecars, since they may act on what they believe to be the source; host ports.
 #[must_use]
 pub fn build_replica(request: &ReplicaRequest<'_>, number: u32, claim: &str) -> StatefulSet {
-    let ReplicaRequest { names, owner, shape, source, template, .. } = *request;
+    let ReplicaRequest { workload: Workload { names, owner, shape, source, .. }, template } = *request;
     let labels = names.labels("replica", Some(number));
     let mut selector = names.selector("replica");
     selector.insert(labels::REPLICA.to_owned(), number.to_string());
@@ -117,6 +105,8 @@ pub fn build_replica(request: &ReplicaRequest<'_>, number: u32, claim: &str) -> 
         spec: Some(StatefulSetSpec {
             replicas: Some(1),
             service_name: Some(names.replica(number)),
+            // Its one pod follows a mended template also where it never became ready: in order, Kubernetes would wait for it (manual, "Forced rollback").
+            pod_management_policy: Some("Parallel".to_owned()),
             selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
             template: k8s_openapi::api::core::v1::PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), annotations, ..ObjectMeta::default() }),

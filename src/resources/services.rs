@@ -42,10 +42,10 @@ pub fn build_primary_service(names: &Names, owner: &OwnerReference, source: &str
     build(Shaped { name: names.primary(), component: "primary", number: None, selector, headless: false }, names, owner, port)
 }
 
-/// `<name>-replicas`: every replica that is ready.
+/// `<name>-replicas`: every replica that is ready, has shown what was written after its restore, and takes no writes.
 #[must_use]
 pub fn build_replicas_service(names: &Names, owner: &OwnerReference, port: u16) -> Service {
-    let selector = names.selector("replica");
+    let selector = names.serving();
     build(Shaped { name: names.replicas(), component: "replica", number: None, selector, headless: false }, names, owner, port)
 }
 

@@ -49,15 +49,20 @@ pub fn plan<E: Engine>(
     let names = &subject.names;
     let mut sequence = sequence(draft);
     let mut backup = draft.status.backup.clone().unwrap_or_default();
-    let complete = backup.state == "Complete" && facts.own.claims.contains_key(&names.backup_claim());
+    let there = facts.own.claims.contains_key(&names.backup_claim());
+    let complete = backup.state == "Complete" && there;
     let position = backup.position.as_deref().and_then(E::parse_position);
-    if complete && needed && position.is_some_and(|position| position < server.oldest_available) {
-        // What was written since then is no longer on the source: a replica could not continue from it.
+    let gone = backup.state == "Complete" && !there;
+    let old = complete && position.is_some_and(|position| !position.reaches(&server.oldest_for_seed));
+    if needed && (old || gone) {
         sequence += 1;
-        draft.steps.push(Step::Tell {
-            warning: false,
-            reason: "BackupTooOld",
-            note: format!("the source no longer has what follows {}: a new backup is taken", backup.position.clone().unwrap_or_default()),
+        draft.steps.push(if gone {
+            let note = format!("PersistentVolumeClaim {} is gone, and the backup with it: a new one is taken", names.backup_claim());
+            Step::Tell { warning: true, reason: "BackupGone", note }
+        } else {
+            // What was written since then is no longer on the source: a replica could not continue from it.
+            let position = backup.position.clone().unwrap_or_default();
+            Step::Tell { warning: false, reason: "BackupTooOld", note: format!("the source no longer has what follows {position}: a new backup is taken") }
         });
         backup = BackupStatus::default();
     } else if complete {
@@ -77,7 +82,8 @@ pub fn plan<E: Engine>(
             (None, "", BackupState::Complete)
         }
         Some(Some(JobState::Failed(why, at))) => {
-            if at.is_none_or(|at| waited(facts.now, at)) {
+            if waited(subject, facts.now, *at, backup.failures) {
+                backup.failures += 1;
                 draft.steps.push(Step::Delete(Kind::Job, name.clone()));
             }
             (Some(format!("{why}; it is tried again. Log: kubectl logs -n {} job/{name}", names.namespace)), "BackupFailed", BackupState::Pending)
@@ -98,6 +104,41 @@ pub fn plan<E: Engine>(
     state
 }
 
+/// Where the replication user has lost its password, since somebody dropped it and it was made anew: the Job of the backup, whose volume keeps the
+/// password, runs once more and sets it. Gives what is to be said meanwhile; none where all is well.
+pub fn regain_access<E: Engine>(
+    subject: &Subject,
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    server: &SourceSummary,
+    request: &JobRequest<'_>,
+) -> Option<String> {
+    let mut backup = draft.status.backup.clone().filter(|backup| backup.state == "Complete" && !server.access)?;
+    let name = subject.names.backup_job(backup.sequence);
+    let lost = "the replication user has lost its password";
+    if !facts.own.claims.contains_key(&backup.claim) {
+        return Some(format!(
+            "{lost}, and volume {} that kept it is gone. What to do: set enabled to false and, once it is Standalone, to true again.",
+            backup.claim
+        ));
+    }
+    let mut said = format!("{lost}: Job {name} sets it again");
+    match facts.own.jobs.get(&name) {
+        Some(Some(JobState::Complete(_))) => draft.steps.push(Step::Delete(Kind::Job, name)),
+        Some(Some(JobState::Failed(why, at))) => {
+            said = format!("{said}; it failed: {why}; it is tried again");
+            if waited(subject, facts.now, *at, backup.failures) {
+                backup.failures += 1;
+                draft.status.backup = Some(backup);
+                draft.steps.push(Step::Delete(Kind::Job, name));
+            }
+        }
+        Some(_) => {}
+        None => apply::<E>(subject, facts, draft, request, backup.sequence),
+    }
+    Some(said)
+}
+
 fn done<S>(draft: &mut Draft<S>, backup: &BackupStatus) {
     let bytes = backup.bytes.and_then(|bytes| u64::try_from(bytes).ok()).map_or_else(|| "of unknown size".to_owned(), format_bytes);
     let message = format!("{bytes}, verified, at {} on volume {}", backup.position.as_deref().unwrap_or("an unknown position"), backup.claim);
@@ -107,6 +148,7 @@ fn done<S>(draft: &mut Draft<S>, backup: &BackupStatus) {
 /// Takes over what the agent reported. Without its message the backup exists all the same: a Job succeeds only after the manifest was written.
 fn record(backup: &mut BackupStatus, message: Option<&str>) {
     "Complete".clone_into(&mut backup.state);
+    backup.failures = 0;
     backup.percent = Some(100);
     if let Some(manifest) = message.and_then(|message| serde_json::from_str::<Manifest>(message).ok()) {
         backup.position = Some(manifest.position);
@@ -133,10 +175,11 @@ fn progress(backup: &mut BackupStatus, server: &SourceSummary) -> String {
     }
 }
 
-/// A Job that failed is tried again after a while.
+/// A Job that failed is tried again after a while, twice as long each time, and at once where the user has changed the resource.
 #[must_use]
-pub fn waited(now: Timestamp, failed: Timestamp) -> bool {
-    now.duration_since(failed).unsigned_abs() >= again::RETRY
+pub fn waited(subject: &Subject, now: Timestamp, failed: Option<Timestamp>, failures: u32) -> bool {
+    let pause = (again::RETRY * (1 << failures.min(8))).min(again::RETRY_MOST);
+    subject.edited() || failed.is_none_or(|failed| now.duration_since(failed).unsigned_abs() >= pause)
 }
 
 fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, sequence: u32) {

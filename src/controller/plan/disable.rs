@@ -10,7 +10,7 @@ use crate::engine::Engine;
 pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>) -> Plan<E::Step> {
     let names = &subject.names;
     let own = &facts.own;
-    let deleting = subject.resource.metadata.deletion_timestamp.is_some();
+    let deleting = subject.deleting();
     if !subject.recorded() {
         return end::<E>(subject, facts, draft);
     }

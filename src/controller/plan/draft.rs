@@ -94,13 +94,13 @@ impl<S> Draft<S> {
         self.status.phase = Some(Phase::Blocked);
     }
 
-    /// Hands off.
+    /// Hands off. `undoing` tells that an enabling has begun to be undone: its record is the phase.
     #[must_use]
-    pub fn suspended(mut self) -> Plan<S> {
+    pub fn suspended(mut self, undoing: bool) -> Plan<S> {
         self.set(conditions::READY, false, "Suspended", "suspend is true: what runs goes on running, and nothing is created, changed or removed");
         self.set(conditions::RECONCILING, false, "Suspended", "");
         self.set(conditions::STALLED, false, "Suspended", "");
-        self.status.phase = Some(Phase::Suspended);
+        self.status.phase = Some(if undoing { Phase::Disabling } else { Phase::Suspended });
         self.finish(again::IDLE)
     }
 

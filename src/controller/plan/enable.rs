@@ -9,8 +9,8 @@ use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment};
 use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
-use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
-use crate::resources::{JobRequest, Shape};
+use crate::engine::{Engine, Finding, Held, Lag, SourceSummary, WantedSource};
+use crate::resources::{JobRequest, Shape, Workload, bytes_of};
 
 /// The plan for a resource that is enabled.
 #[must_use]
@@ -21,10 +21,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     let everything = WantedSource {
         identity: subject.names.identity.clone(),
         replicas: (1..=count).collect(),
-        retention_limit: match &facts.server {
-            Server::Up(server) => preflight::retention_limit(facts, E::summary(server).data_bytes),
-            _ => 0,
-        },
+        retention_limit: preflight::retention_limit(facts),
         prove_login: true,
     };
     if !subject.recorded() {
@@ -65,7 +62,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     source.address = environment::primary_address(subject, facts);
     if first {
         source.system = Some(summary.system.clone()).filter(|system| !system.is_empty());
-        source.data_bytes = i64::try_from(summary.data_bytes).unwrap_or(i64::MAX);
+        source.data_bytes = facts.data_bytes.as_ref().ok().and_then(|bytes| i64::try_from(*bytes).ok()).unwrap_or(i64::MAX);
         draft.status.disruption = Some(Disruption { expected: E::expected_disruption(server), measured: None });
     }
     if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
@@ -170,25 +167,53 @@ impl<E: Engine> Enabling<'_, E> {
         self.subject.resource.status.as_ref()?.replicas.iter().find(|replica| replica.name == name)
     }
 
+    /// The claim of a replica's volume.
+    fn claim(&self, number: u32) -> Option<String> {
+        self.facts.own.replica_claim(self.before(number).and_then(|before| before.claim.as_deref()), number)
+    }
+
+    /// Volumes that are to be larger than they were claimed: those of the backup and of replicas. A smaller size is no wish: a claim can't shrink.
+    fn grow(&self, draft: &mut Draft<E::Step>) {
+        let backup = (self.subject.names.backup_claim(), self.subject.resource.spec.backup.volume.size.clone());
+        let size = replica::storage(self.subject, self.facts).map(|storage| storage.size);
+        let replicas = (1..=self.count).filter_map(|number| Some((self.claim(number)?, size.clone()?)));
+        for (claim, size) in replicas.chain([backup]) {
+            let (Some(wanted), Some(found)) = (bytes_of(&size), self.facts.own.claims.get(&claim)) else { continue };
+            let refused = self.facts.not_grown.get(&claim) == Some(&wanted);
+            if found.bytes.is_some_and(|bytes| bytes < wanted) && !found.deleting && !refused {
+                draft.steps.push(Step::Grow { claim, size });
+            }
+        }
+    }
+
+    /// The pods of replicas that the variables name, and no others, are those that the Service of all replicas leads to.
+    fn serve(&self, draft: &mut Draft<E::Step>, proven: &[String]) {
+        for pod in self.facts.own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
+            let Some(number) = pod.number else { continue };
+            let serving = proven.contains(&self.subject.names.host(&self.subject.names.replica(number)));
+            if serving != pod.serving {
+                draft.steps.push(Step::Serve { pod: pod.name.clone(), serving });
+            }
+        }
+    }
+
     fn request(&self, sequence: u32) -> JobRequest<'_> {
-        JobRequest {
+        let workload = Workload {
             names: &self.subject.names,
             owner: &self.subject.owner,
             shape: self.shape,
             image: self.image,
             engine: E::NAME,
             user: self.summary.owner,
-            port: self.subject.port,
             source: self.subject.source(),
-            sequence,
-            backup_runs: false,
-        }
+        };
+        JobRequest { workload, port: self.subject.port, sequence, backup_runs: false, restore_needs_database: E::RESTORE_NEEDS_DATABASE }
     }
 
     fn plan(self, mut draft: Draft<E::Step>) -> Plan<E::Step> {
         let names = &self.subject.names;
         let states: Vec<(u32, State)> =
-            (1..=self.count).map(|number| (number, replica::observe(names, self.facts, &self.summary, self.before(number), number))).collect();
+            (1..=self.count).map(|number| (number, replica::observe(self.subject, self.facts, &self.summary, self.before(number), number))).collect();
         draft.status.replicas =
             states.iter().map(|(number, state)| replica::describe(names, self.facts, &self.summary, self.before(*number), *number, state)).collect();
 
@@ -202,11 +227,13 @@ impl<E: Engine> Enabling<'_, E> {
             let request = self.request(backup::sequence(&draft));
             backup::plan(self.subject, self.facts, &mut draft, &self.summary, &request, needed)
         };
-        if backup == BackupState::Complete {
-            for (number, state) in &cared {
+        for (number, state) in &cared {
+            // What exists is looked after whether or not a backup is being taken for another one.
+            if backup == BackupState::Complete || *state != State::Absent {
                 self.advance(&mut draft, *number, state);
             }
-        } else if backup == BackupState::Running {
+        }
+        if backup == BackupState::Running {
             // The next replica's volume and Job are made meanwhile: the Job waits for the backup.
             if let Some((number, _)) = cared.iter().find(|(_, state)| *state == State::Absent) {
                 let request = JobRequest { backup_runs: true, ..self.request(backup::sequence(&draft)) };
@@ -218,8 +245,10 @@ impl<E: Engine> Enabling<'_, E> {
             // A restore that waits holds the backup's volume on its node: the next attempt may run elsewhere.
             let jobs = cared.iter().filter(|(_, state)| *state == State::Restoring).map(|(number, _)| names.restore_job(*number));
             let there = jobs.filter(|job| self.facts.own.jobs.get(job).is_some_and(Option::is_some));
-            draft.steps.extend(there.map(|job| Step::Delete(Kind::Job, job)));
+            let planned: Vec<_> = there.map(|job| Step::Delete(Kind::Job, job)).filter(|step| !draft.steps.contains(step)).collect();
+            draft.steps.extend(planned);
         }
+        self.grow(&mut draft);
 
         let proven: Vec<String> = draft
             .status
@@ -229,6 +258,7 @@ impl<E: Engine> Enabling<'_, E> {
             .map(|entry| entry.address.clone())
             .collect();
         let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
+        self.serve(&mut draft, &proven);
         let surplus = self.reduce(&mut draft, current);
         self.conclude(draft, &states, backup, configured, current, surplus)
     }
@@ -261,7 +291,11 @@ impl<E: Engine> Enabling<'_, E> {
             }
         }
         draft.steps.extend(steps.into_iter().map(Step::Source));
-        if done {
+        let request = self.request(backup::sequence(draft));
+        let lost = if done { backup::regain_access::<E>(self.subject, self.facts, draft, &self.summary, &request) } else { None };
+        if let Some(lost) = lost {
+            draft.set(conditions::SOURCE_CONFIGURED, false, "AccessLost", lost);
+        } else if done {
             draft.set(conditions::SOURCE_CONFIGURED, true, "Configured", "role, rule and slots are in place");
         } else {
             draft.set(conditions::SOURCE_CONFIGURED, false, "Configuring", "the source gets its replication role, rule and slots");
@@ -275,13 +309,16 @@ impl<E: Engine> Enabling<'_, E> {
         let request = self.request(backup::sequence(draft));
         match state {
             State::Absent => replica::seed(self.subject, self.facts, draft, &request, number),
-            State::RestoreFailed(_, true) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
+            State::RestoreFailed(_, true) => {
+                draft.status.replicas.iter_mut().filter(|entry| entry.name == names.replica(number)).for_each(|entry| entry.failures += 1);
+                draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number)));
+            }
             State::Restoring if self.left_alone(number) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
             State::Restoring | State::RestoreFailed(_, false) => {}
             State::Lost(why) => {
                 draft.steps.push(Step::Tell { warning: true, reason: "ReplicaLost", note: format!("{}: {why}; it is seeded anew", names.replica(number)) });
                 // Deleting the volume first is what makes the removal known after a crash.
-                if let Some(claim) = self.facts.own.replica_claim(self.before(number).and_then(|before| before.claim.as_deref()), number) {
+                if let Some(claim) = self.claim(number) {
                     draft.steps.push(Step::Delete(Kind::Claim, claim));
                 }
                 replica::remove(names, &self.facts.own, draft, number);
@@ -342,7 +379,7 @@ impl<E: Engine> Enabling<'_, E> {
     ) -> Plan<E::Step> {
         let in_step = states.iter().filter(|(_, state)| *state == State::InSync).count();
         draft.status.replica_count = Some(format!("{in_step}/{}", self.count));
-        draft.status.lag = slowest(&draft.status.replicas);
+        draft.status.lag = slowest(&self.summary, self.facts);
         let waiting = states.iter().find(|(_, state)| *state != State::InSync);
         let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
         let (phase, reason, message, again) = match (backup, waiting) {
@@ -360,11 +397,10 @@ impl<E: Engine> Enabling<'_, E> {
             (_, None) if !current => {
                 let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::ENVIRONMENT_CURRENT).cloned();
                 let message = condition.as_ref().map(|c| c.message.clone()).unwrap_or_default();
-                let missing = condition.is_some_and(|c| c.reason == "ConfigMapNotFound");
-                if missing {
-                    (Phase::Degraded, "ConfigMapNotFound", message, again::BLOCKED)
-                } else {
-                    (Phase::CatchingUp, "UpdatingVariables", message, again::SOON)
+                match condition.as_ref().map(|condition| condition.reason.as_str()) {
+                    Some("ConfigMapNotFound") => (Phase::Degraded, "ConfigMapNotFound", message, again::BLOCKED),
+                    Some("VariablesTaken") => (Phase::Degraded, "VariablesTaken", message, again::BLOCKED),
+                    _ => (Phase::CatchingUp, "UpdatingVariables", message, again::SOON),
                 }
             }
             (_, None) => (Phase::Ready, "Replicating", format!("{in_step} replica(s) hold what was written after their restore"), again::IDLE),
@@ -383,7 +419,7 @@ impl<E: Engine> Enabling<'_, E> {
             draft.status.phase = Some(Phase::Degraded);
             return draft.finish(again::BLOCKED);
         }
-        draft.ready(holds, matches!(reason, "ConfigMapNotFound"), reason, message.clone());
+        draft.ready(holds, matches!(reason, "ConfigMapNotFound" | "VariablesTaken"), reason, message.clone());
         if waiting.is_none() {
             draft.set(conditions::REPLICAS_IN_SYNC, true, "InSync", format!("{in_step} of {}", self.count));
         } else {
@@ -404,7 +440,7 @@ impl<E: Engine> Enabling<'_, E> {
             State::Restored => (Phase::CatchingUp, "ReplicaStarting", format!("{name} starts"), again::SOON),
             State::Starting(why) => (Phase::CatchingUp, "ReplicaStarting", format!("{name} does not answer yet: {why}"), again::SOON),
             State::Writable => {
-                let claim = self.facts.own.replica_claim(self.before(number).and_then(|before| before.claim.as_deref()), number).unwrap_or_default();
+                let claim = self.claim(number).unwrap_or_default();
                 let message = format!(
                     "{name} takes writes: somebody promoted it. What to do: save what was written to it, then kubectl delete pvc {claim}; it is seeded anew."
                 );
@@ -419,10 +455,13 @@ impl<E: Engine> Enabling<'_, E> {
     }
 }
 
-/// The lag of the replica that is furthest behind; the words sort by their length and then their letters only by accident, so they are compared by size.
-fn slowest(replicas: &[ReplicaStatus]) -> Option<String> {
-    let order: Vec<String> = [0, 16 << 20, 64 << 20, 256 << 20, 1 << 30, 4 << 30, 16 << 30].into_iter().map(replica::lag_words).collect();
-    replicas.iter().filter_map(|replica| replica.lag.clone()).max_by_key(|lag| order.iter().position(|word| word == lag))
+/// The lag of the replica that is furthest behind.
+fn slowest<E: Engine>(source: &SourceSummary, facts: &Facts<E>) -> Option<String> {
+    let lags = facts.replicas.values().filter_map(|replica| match replica {
+        Server::Up(replica) => Some(Lag::between(&source.position, &replica.applied)),
+        _ => None,
+    });
+    lags.max_by_key(|lag| lag.amount()).map(Lag::words)
 }
 
 /// The first number of a version, for example 17 of `17.12 (Debian)`.

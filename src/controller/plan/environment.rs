@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Draft, Facts, Step, Subject, conditions};
+use super::{Draft, Facts, Step, Subject, conditions, preflight};
 use crate::api::EnvironmentRecord;
 use crate::engine::Engine;
 use crate::resources::environment::{address_key, variables};
@@ -14,6 +14,9 @@ pub fn publish<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
         subject.environment.iter().map(|(object, _)| object.name.as_str()).filter(|name| !matches!(facts.config_maps.get(*name), Some(Some(_)))).collect();
     let mut wanted: Wanted = given_up(facts, &draft.status.environment);
     for (object, prefix) in &subject.environment {
+        if facts.taken.iter().any(|(config_map, key, _)| *config_map == object.name && key == prefix) {
+            continue;
+        }
         let variables = variables(prefix, &primary, replicas);
         for key in variables.keys() {
             let known = draft.status.environment.iter().any(|record| record.config_map == object.name && record.key == *key);
@@ -28,6 +31,9 @@ pub fn publish<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
         let names = missing.join(", ");
         let message = format!("ConfigMap {names} does not exist. What to do: create it, or correct environment.configMaps.");
         draft.set(conditions::ENVIRONMENT_CURRENT, false, "ConfigMapNotFound", message);
+    } else if !facts.taken.is_empty() {
+        let (_, message) = super::draft::describe(&facts.taken.iter().map(preflight::taken).collect::<Vec<_>>());
+        draft.set(conditions::ENVIRONMENT_CURRENT, false, "VariablesTaken", message);
     } else if !current {
         draft.set(conditions::ENVIRONMENT_CURRENT, false, "Updating", "the variables are being written");
     } else if subject.environment.is_empty() {
@@ -36,7 +42,7 @@ pub fn publish<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
         let message = format!("{} replica(s) named in {} ConfigMap(s)", replicas.len(), subject.environment.len());
         draft.set(conditions::ENVIRONMENT_CURRENT, true, "Current", message);
     }
-    missing.is_empty() && current
+    missing.is_empty() && facts.taken.is_empty() && current
 }
 
 /// Plans to give up all variables. Gives whether that is done.
@@ -58,7 +64,12 @@ type Wanted = BTreeMap<String, BTreeMap<String, String>>;
 /// address goes back to what it was, and where it was not there it stays while it names a Service of the user's.
 fn given_up<E: Engine>(facts: &Facts<E>, records: &[EnvironmentRecord]) -> Wanted {
     let mut wanted = Wanted::new();
-    for record in records {
+    // Keys that another resource writes are that one's.
+    let taken = |record: &&EnvironmentRecord| {
+        let key = |prefix: &str| variables(prefix, "", &[]).contains_key(&record.key);
+        facts.taken.iter().any(|(config_map, prefix, _)| *config_map == record.config_map && key(prefix))
+    };
+    for record in records.iter().filter(|record| !taken(record)) {
         let now = facts.config_maps.get(&record.config_map).and_then(|data| data.as_ref()?.get(&record.key)).cloned();
         let value = match (&record.before, &facts.service) {
             _ if !record.key.ends_with(&address_key("")) => String::new(),

@@ -15,6 +15,7 @@ pub use draft::{Draft, conditions, merge};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -66,6 +67,20 @@ pub enum Step<S> {
     Delete(Kind, String),
     /// Keep a volume: it no longer counts as ours.
     Keep(String),
+    /// Ask for a larger volume. Where the cluster can't, it is said, and no other step waits for it.
+    Grow {
+        /// Name of the claim.
+        claim: String,
+        /// The size that it is to have.
+        size: Quantity,
+    },
+    /// Let clients read from the pod of a replica, or no longer: by the label that the Service of all replicas selects by.
+    Serve {
+        /// Name of the pod.
+        pod: String,
+        /// Whether they may.
+        serving: bool,
+    },
     /// Write variables into a ConfigMap.
     Publish {
         /// Name of the ConfigMap.
@@ -110,6 +125,9 @@ impl<S: fmt::Display> fmt::Display for Step<S> {
                 write!(f, "delete {kind} {name}")
             }
             Self::Keep(name) => write!(f, "keep PersistentVolumeClaim {name}"),
+            Self::Grow { claim, size } => write!(f, "grow PersistentVolumeClaim {claim} to {}", size.0),
+            Self::Serve { pod, serving: true } => write!(f, "let clients read from Pod {pod}"),
+            Self::Serve { pod, serving: false } => write!(f, "send no more clients to Pod {pod}"),
             Self::Publish { config_map, data } => {
                 write!(f, "write {} to ConfigMap {config_map}", data.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
             }
@@ -131,8 +149,10 @@ pub mod again {
     pub const BLOCKED: Duration = Duration::from_secs(10);
     /// Everything is as it should be.
     pub const IDLE: Duration = Duration::from_secs(30);
-    /// A Job that failed is tried again after this time.
+    /// A Job that failed is tried again after this time, and after twice as long each time that it fails again.
     pub const RETRY: Duration = Duration::from_secs(20);
+    /// The longest that a Job that failed waits for the next attempt.
+    pub const RETRY_MOST: Duration = Duration::from_mins(5);
     /// A resource that is being deleted waits so long for a source that does not answer.
     pub const ABANDON: Duration = Duration::from_mins(1);
 }
@@ -152,10 +172,11 @@ pub struct Plan<S> {
 #[must_use]
 pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, image: &str) -> Plan<E::Step> {
     let draft = Draft::new(subject, facts);
-    if subject.disabling() {
+    // Hands off means just that; but who deletes the resource wants it gone.
+    if subject.resource.spec.suspend && !subject.deleting() {
+        draft.suspended(subject.undoing())
+    } else if subject.disabling() {
         disable::plan::<E>(subject, facts, draft)
-    } else if subject.resource.spec.suspend {
-        draft.suspended()
     } else {
         enable::plan::<E>(subject, facts, draft, image)
     }

@@ -2,7 +2,7 @@
 
 use super::{Facts, Subject};
 use crate::controller::facts::Server;
-use crate::engine::{Engine, Finding, SourceSummary, WantedSource};
+use crate::engine::{Engine, Finding, WantedSource};
 use crate::resources::{bytes_of, format_bytes};
 
 const GIB: u64 = 1 << 30;
@@ -61,8 +61,10 @@ pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
             Server::NotAsked | Server::Up(_) => {}
         },
     }
-    if let Some(Err(finding)) = &facts.shape {
-        found.push(finding.clone());
+    match &facts.shape {
+        Some(Err(finding)) => found.push(finding.clone()),
+        Some(Ok(shape)) => found.extend(E::preflight_shape(shape)),
+        None => {}
     }
     found
 }
@@ -73,7 +75,7 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
     let mut found = Vec::new();
     if let Server::Up(server) = &facts.server {
         found.extend(E::preflight(server, wanted));
-        found.extend(room(subject, facts, &E::summary(server)));
+        found.extend(room(subject, facts));
     }
     found.extend(subject.environment.iter().filter(|(object, _)| matches!(facts.config_maps.get(&object.name), Some(None))).map(|(object, _)| {
         Finding::new(
@@ -82,15 +84,33 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
             format!("kubectl create configmap {} -n {}, or correct environment.configMaps", object.name, subject.names.namespace),
         )
     }));
+    found.extend(facts.taken.iter().map(taken));
     found
+}
+
+/// Another resource writes the same keys of the same ConfigMap, and came first.
+#[must_use]
+pub fn taken((config_map, prefix, other): &(String, String, String)) -> Finding {
+    Finding::new(
+        "VariablesTaken",
+        format!("DatabaseReplication {other} came first and already writes the variables {prefix}_… of ConfigMap {config_map}"),
+        "give one of the two another prefix in environment.configMaps, or another ConfigMap",
+    )
 }
 
 /// Backup volume and replica volume must hold twice the data: the backup volume so that a new backup fits beside the old one, the replica's so that it
 /// can grow as the source does.
-fn room<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSummary) -> Vec<Finding> {
+fn room<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
     let spec = &subject.resource.spec;
-    let needed = server.data_bytes.saturating_mul(2);
-    let data = format_bytes(server.data_bytes);
+    let bytes = match &facts.data_bytes {
+        Ok(bytes) => *bytes,
+        Err(why) => {
+            let message = format!("the size of the data could not be measured: {why}");
+            return vec![Finding::new("DataSizeUnknown", message, "see what keeps the server from answering; it is asked again by itself")];
+        }
+    };
+    let needed = bytes.saturating_mul(2);
+    let data = format_bytes(bytes);
     let mut found = Vec::new();
     match bytes_of(&spec.backup.volume.size) {
         None => found.push(Finding::new("InvalidSize", format!("backup.volume.size {} is not a size", spec.backup.volume.size.0), "write it like 20Gi")),
@@ -132,7 +152,8 @@ pub fn replica_size<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<u6
 
 /// How much of the source's log may be kept for replicas, in bytes: half of what its volume has left, so that a replica that is gone cannot fill it.
 #[must_use]
-pub fn retention_limit<E: Engine>(facts: &Facts<E>, data_bytes: u64) -> u64 {
-    let free = facts.claim.as_ref().map_or(0, |(bytes, _)| bytes.saturating_sub(data_bytes));
+pub fn retention_limit<E: Engine>(facts: &Facts<E>) -> u64 {
+    let data = facts.data_bytes.as_ref().copied().unwrap_or(0);
+    let free = facts.claim.as_ref().map_or(0, |(bytes, _)| bytes.saturating_sub(data));
     (free / 2).max(GIB / 4)
 }

@@ -5,10 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Draft, Facts, Kind, Object, Step, Subject, backup};
 use crate::api::{DeletionPolicy, ReplicaStatus, Storage};
 use crate::controller::facts::{JobState, Server};
-use crate::engine::{Engine, Held, ReplicaSummary, SourceSummary};
+use crate::engine::{Engine, Held, Lag, Position, ReplicaSummary, SourceSummary};
 use crate::resources::{
-    JobRequest, Names, ReplicaRequest, build_primary_service, build_replica, build_replica_claim, build_replica_service, build_replicas_service,
-    build_restore_job, format_bytes, quantity_of,
+    JobRequest, Names, ReplicaRequest, Workload, build_primary_service, build_replica, build_replica_claim, build_replica_service, build_replicas_service,
+    build_restore_job, quantity_of,
 };
 
 /// Where a replica stands.
@@ -54,18 +54,10 @@ impl State {
     }
 }
 
-/// How far behind, in coarse steps, so that the status of a busy database does not tick.
-#[must_use]
-pub fn lag_words(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    let step = [16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB, 16384 * MIB].into_iter().find(|step| bytes < *step);
-    step.map_or_else(|| "over 16.0 GiB".to_owned(), |step| format!("under {}", format_bytes(step)))
-}
-
 /// Where replica `number` stands.
 #[must_use]
-pub fn observe<E: Engine>(names: &Names, facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32) -> State {
-    let own = &facts.own;
+pub fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32) -> State {
+    let (names, own) = (&subject.names, &facts.own);
     let claim = own.replica_claim(before.and_then(|before| before.claim.as_deref()), number);
     if claim.and_then(|claim| own.claims.get(&claim)).is_some_and(|claim| claim.deleting) {
         return State::Removing;
@@ -74,7 +66,9 @@ pub fn observe<E: Engine>(names: &Names, facts: &Facts<E>, server: &SourceSummar
         return match own.jobs.get(&names.restore_job(number)) {
             None => State::Absent,
             Some(None | Some(JobState::Running)) => State::Restoring,
-            Some(Some(JobState::Failed(why, at))) => State::RestoreFailed(why.clone(), at.is_none_or(|at| backup::waited(facts.now, at))),
+            Some(Some(JobState::Failed(why, at))) => {
+                State::RestoreFailed(why.clone(), backup::waited(subject, facts.now, *at, before.map_or(0, |before| before.failures)))
+            }
             Some(Some(JobState::Complete(_))) => State::Restored,
         };
     }
@@ -101,9 +95,9 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
         return State::Writable;
     }
     if !replica.streaming {
-        let last = replica.received.max(replica.applied);
-        if last.0 > 0 && last < server.oldest_available {
-            let (last, oldest) = (E::format_position(last), E::format_position(server.oldest_available));
+        let last = if replica.received.reaches(&replica.applied) { &replica.received } else { &replica.applied };
+        if *last != Position::default() && !last.reaches(&server.oldest_for_replica) {
+            let (last, oldest) = (E::format_position(last), E::format_position(&server.oldest_for_replica));
             return State::Lost(format!("it stands at {last}, and the source has nothing before {oldest}"));
         }
         return State::NotReplicating(replica.trouble.clone().unwrap_or_else(|| "it is not connected to the source".to_owned()));
@@ -111,8 +105,13 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     if let Some(trouble) = &replica.trouble {
         return State::NotReplicating(trouble.clone());
     }
+    // The replica was asked before the source: whatever it has and the source lacks was written to the replica.
+    if !server.position.reaches(&replica.applied) {
+        let (theirs, source) = (E::format_position(&replica.applied), E::format_position(&server.position));
+        return State::NotReplicating(format!("it holds what the source does not: it stands at {theirs}, the source at {source}"));
+    }
     let proven = before.is_some_and(|before| before.proven_at.is_some());
-    let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied >= *mark);
+    let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied.reaches(mark));
     if proven || arrived { State::InSync } else { State::CatchingUp }
 }
 
@@ -137,19 +136,20 @@ pub fn describe<E: Engine>(
         state: state.word().to_owned(),
         claim: facts.own.replica_claim(before.and_then(|before| before.claim.as_deref()), number),
         role: summary.map(|summary| if summary.read_only { "replica" } else { "primary" }.to_owned()),
-        lag: summary.map(|summary| lag_words(server.position.0.saturating_sub(summary.applied.0))),
+        lag: summary.map(|summary| Lag::between(&server.position, &summary.applied).words()),
         proof_position: before.filter(|_| started).and_then(|before| before.proof_position.clone()),
         proven_at: before.filter(|_| started).and_then(|before| before.proven_at.clone()),
+        failures: before.filter(|_| !started && *state != State::Restored).map_or(0, |before| before.failures),
     };
     if *state == State::InSync && entry.proven_at.is_none() {
-        entry.proof_position = facts.marks.get(&number).map(|mark| E::format_position(*mark));
+        entry.proof_position = facts.marks.get(&number).map(E::format_position);
         entry.proven_at = Some(Time(facts.now));
     }
     entry
 }
 
 /// The volume that a replica gets: what the user says, or size and class of the source's.
-fn storage<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Storage> {
+pub fn storage<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Storage> {
     let own = subject.resource.spec.replica_template.as_ref().and_then(|template| template.storage.clone());
     own.or_else(|| {
         let (bytes, class) = facts.claim.clone()?;
@@ -192,16 +192,10 @@ pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::
             draft.steps.push(Step::Apply(Object::Service(Box::new(service))));
         }
     }
-    let replica = ReplicaRequest {
-        names,
-        owner: &subject.owner,
-        shape: request.shape,
-        image: request.image,
-        engine: request.engine,
-        user: request.user,
-        source: subject.source(),
-        template: subject.resource.spec.replica_template.as_ref(),
-    };
+    let mut shape = request.workload.shape.clone();
+    E::adapt_replica(&mut shape.container, &shape.data_directory);
+    let workload = Workload { shape: &shape, ..request.workload };
+    let replica = ReplicaRequest { workload, template: subject.resource.spec.replica_template.as_ref() };
     let wanted = build_replica(&replica, number, &claim);
     let digest = crate::controller::digest(&wanted);
     if own.stateful_sets.get(&names.replica(number)).is_none_or(|applied| applied.digest.as_ref() != Some(&digest) && !applied.deleting) {

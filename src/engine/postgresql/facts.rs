@@ -32,8 +32,6 @@ pub struct SourceFacts {
     pub slot_wal_keep_auto_conf: Option<String>,
     /// The value in force was read from `postgresql.auto.conf` (`pg_settings.sourcefile`); the file may have changed since.
     pub slot_wal_keep_from_auto_conf: bool,
-    /// Size of all databases, in bytes.
-    pub data_bytes: u64,
     /// `data_directory`.
     pub data_directory: String,
     /// `hba_file`.
@@ -56,6 +54,8 @@ pub struct SourceFacts {
     pub backup_progress: Option<(u64, Option<u64>)>,
     /// Our role exists.
     pub role_exists: bool,
+    /// It has a password; false as well without the privilege to tell.
+    pub role_has_password: bool,
     /// Slots of ours.
     pub slots: Vec<SlotFacts>,
     /// Connections of our role that stream or copy (`pg_stat_activity` by user name).

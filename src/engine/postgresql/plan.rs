@@ -1,10 +1,12 @@
 //! Which steps lead a PostgreSQL source from what is to what is wanted. Pure.
 
+use k8s_openapi::api::core::v1::Container;
 use std::fmt;
 
 use super::{PostgreSqlSession, SourceFacts};
 use crate::api::Change;
 use crate::engine::{Engine, Finding, Held, Identity, Position, SourceSummary, WantedSource};
+use crate::resources::Shape;
 
 /// PostgreSQL 13 and later.
 #[derive(Debug, Clone, Copy)]
@@ -119,17 +121,19 @@ impl Engine for PostgreSql {
     const DATABASE: &'static str = "postgres";
     const ADMINISTRATOR: &'static str = "postgres";
     const PREFIX: &'static str = "POSTGRESQL";
+    const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
         SourceSummary {
             version: facts.version.clone(),
             system: facts.system.clone(),
             major_version: facts.version_num / 10_000,
-            data_bytes: facts.data_bytes,
             data_directory: facts.data_directory.clone(),
             owner: facts.owner,
-            position: facts.position,
-            oldest_available: facts.oldest_wal,
+            access: facts.role_exists && facts.role_has_password,
+            position: facts.position.clone(),
+            oldest_for_seed: facts.oldest_wal.clone(),
+            oldest_for_replica: facts.oldest_wal.clone(),
             backup_progress: facts.backup_progress,
             held: facts.slots.iter().map(|slot| (slot.number, if slot.wal_status == "lost" { Held::Lost } else { Held::Kept })).collect(),
         }
@@ -209,6 +213,12 @@ impl Engine for PostgreSql {
         }
         found
     }
+
+    fn preflight_shape(_shape: &Shape) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn adapt_replica(_container: &mut Container, _data_directory: &str) {}
 
     fn expected_disruption(_facts: &SourceFacts) -> String {
         "none: no restart; the configuration is reloaded and one full backup is read from the server".to_owned()
@@ -298,13 +308,16 @@ impl Engine for PostgreSql {
         format!("{}; and remove the line with {role} from pg_hba.conf", lines.join("; "))
     }
 
-    fn format_position(position: Position) -> String {
-        format!("{:X}/{:X}", position.0 >> 32, position.0 & 0xFFFF_FFFF)
+    fn format_position(position: &Position) -> String {
+        match position {
+            Position::Bytes(bytes) => format!("{:X}/{:X}", bytes >> 32, bytes & 0xFFFF_FFFF),
+            Position::Transactions(set) => set.text(),
+        }
     }
 
     fn parse_position(text: &str) -> Option<Position> {
         let (high, low) = text.split_once('/')?;
-        Some(Position((u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?))
+        Some(Position::Bytes((u64::from_str_radix(high, 16).ok()? << 32) | u64::from_str_radix(low, 16).ok()?))
     }
 }
 
@@ -328,7 +341,6 @@ mod tests {
             replication_slots: (10, 0),
             slot_wal_keep_mb: -1,
             slot_wal_keep_source: "default".into(),
-            data_bytes: 1 << 30,
             data_directory: "/var/lib/postgresql/data".into(),
             hba_file: "/var/lib/postgresql/data/pg_hba.conf".into(),
             hba_writable: true,
@@ -453,7 +465,7 @@ mod tests {
     #[test]
     fn positions_are_read_as_they_are_written() {
         for text in ["0/0", "0/1A2B3C", "16/B374D848", "FFFFFFFF/FFFFFFFF"] {
-            assert_eq!(PostgreSql::format_position(PostgreSql::parse_position(text).unwrap()), text);
+            assert_eq!(PostgreSql::format_position(&PostgreSql::parse_position(text).unwrap()), text);
         }
         assert_eq!(PostgreSql::parse_position("16-2"), None);
     }

@@ -54,7 +54,12 @@ fn sorted(endpoint: &Endpoint, doing: &str, error: &tokio_postgres::Error) -> Se
 impl PostgreSqlSession {
     /// Executes SQL and gives its rows as text.
     async fn rows(&mut self, doing: &str, sql: &str) -> Result<Vec<SimpleQueryRow>, SessionError> {
-        let answered = tokio::time::timeout(STATEMENT + CONNECT, self.client.simple_query(sql)).await;
+        self.rows_within(doing, sql, STATEMENT).await
+    }
+
+    /// As [`Self::rows`], where the server may take `limit` for it: the statement has to say so to the server as well.
+    async fn rows_within(&mut self, doing: &str, sql: &str, limit: Duration) -> Result<Vec<SimpleQueryRow>, SessionError> {
+        let answered = tokio::time::timeout(limit + CONNECT, self.client.simple_query(sql)).await;
         let messages = answered
             .map_err(|_| SessionError::Unreachable(format!("{}:{}: no answer while: {doing}", self.endpoint.host, self.endpoint.port)))?
             .map_err(|error| sorted(&self.endpoint, doing, &error))?;
@@ -78,11 +83,8 @@ impl PostgreSqlSession {
         self.value("reading pg_config", "SELECT setting FROM pg_config WHERE name = 'BINDIR'").await.ok().flatten()
     }
 
-    /// Sets the password of a role, as a SCRAM verifier computed here: the password itself reaches neither the server's log nor its statistics.
-    ///
-    /// # Errors
-    /// Whatever the server answers.
-    pub async fn set_password(&mut self, role: &str, password: &str) -> Result<(), SessionError> {
+    /// Sets the password of a role, as a SCRAM verifier computed here.
+    async fn set_password(&mut self, role: &str, password: &str) -> Result<(), SessionError> {
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         let sql = format!("ALTER ROLE {} PASSWORD {}", identifier(role), literal(&verifier));
         self.rows("setting the replication password", &sql).await.map(drop)
@@ -136,6 +138,10 @@ impl Session for PostgreSqlSession {
         observe::source(self, identity).await
     }
 
+    async fn measure(&mut self) -> Result<u64, SessionError> {
+        observe::measure(self).await
+    }
+
     async fn observe_replica(&mut self) -> Result<ReplicaSummary, SessionError> {
         observe::replica(self).await
     }
@@ -144,21 +150,22 @@ impl Session for PostgreSqlSession {
         execute::execute(self, step).await
     }
 
+    async fn give_access(&mut self, identity: &Identity, password: &str) -> Result<(), SessionError> {
+        self.set_password(&identity.role(), password).await
+    }
+
     async fn write_mark(&mut self) -> Result<Position, SessionError> {
         let doing = "writing a mark";
         // Transactional: its commit is flushed, and so sent at once on an idle server too. What it gives is the end of its record.
         let position = self.value(doing, "SELECT pg_logical_emit_message(true, 'understudy', '') - '0/0'").await?;
         let position = position.and_then(|text| text.parse().ok());
-        position.map(Position).ok_or_else(|| SessionError::Failed { doing: doing.to_owned(), message: "the server gave no position".to_owned() })
+        position.map(Position::Bytes).ok_or_else(|| SessionError::Failed { doing: doing.to_owned(), message: "the server gave no position".to_owned() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_written_as_digits() {}
 
     #[test]
     fn identifiers_and_literals_are_quoted() {

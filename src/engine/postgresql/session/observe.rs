@@ -1,5 +1,7 @@
 //! Reads a server. Changes nothing.
 
+use std::time::Duration;
+
 use super::super::facts::{HbaRule, SlotFacts, SourceFacts};
 use super::super::hba;
 use super::super::hba::shell_word;
@@ -27,6 +29,9 @@ impl Row {
     }
 }
 
+/// How long the databases may be measured: every file of theirs is looked at.
+const MEASURE: Duration = Duration::from_mins(1);
+
 /// What every user may read.
 const COMMON: &str = "SELECT current_setting('server_version_num') AS version_num, current_setting('server_version') AS version, \
     current_user AS me, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser, pg_is_in_recovery() AS recovery, \
@@ -35,9 +40,11 @@ const COMMON: &str = "SELECT current_setting('server_version_num') AS version_nu
     (SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep, \
     (SELECT source FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_source, \
     (SELECT sourcefile LIKE '%postgresql.auto.conf' FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_from_auto, \
-    (SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END) FROM pg_database) AS bytes, \
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0' AS position, \
     (SELECT string_agg(pg_tablespace_location(oid), ', ') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS outside";
+
+/// Size of the databases that this user may ask for.
+const BYTES: &str = "SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END) FROM pg_database";
 
 /// What a superuser may read besides. Files as bytes: a comment in another encoding is no error. `pg_read_file` reads `/proc` too: the backend's own user is that of the server.
 const SUPERUSER: &str = "SELECT (SELECT system_identifier FROM pg_control_system()) AS system, current_setting('data_directory') AS data_directory, current_setting('hba_file') AS hba_file, \
@@ -51,7 +58,7 @@ const SUPERUSER: &str = "SELECT (SELECT system_identifier FROM pg_control_system
 fn segment_start(name: &str, segment_size: u64) -> Option<Position> {
     let log = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
     let segment = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
-    Some(Position((log << 32) + segment * segment_size))
+    Some(Position::Bytes((log << 32) + segment * segment_size))
 }
 
 /// The effective user and group of a process from its `/proc/…/status`.
@@ -83,9 +90,8 @@ pub async fn source(session: &mut PostgreSqlSession, identity: Option<&Identity>
         slot_wal_keep_mb: row.number("keep"),
         slot_wal_keep_source: row.word("keep_source"),
         slot_wal_keep_from_auto_conf: row.yes("keep_from_auto"),
-        data_bytes: row.number("bytes"),
         outside: row.text("outside").into_iter().collect(),
-        position: Position(row.number("position")),
+        position: Position::Bytes(row.number("position")),
         ..SourceFacts::default()
     };
     // Before 13 there is nothing of ours, and what would tell is not there either: the version is a finding.
@@ -124,13 +130,24 @@ async fn ours(session: &mut PostgreSqlSession, identity: &Identity, facts: &mut 
     Ok(())
 }
 
+/// See [`crate::engine::Session::measure`].
+pub async fn measure(session: &mut PostgreSqlSession) -> Result<u64, SessionError> {
+    let doing = "measuring the databases";
+    let rows = session.rows_within(doing, &format!("SET LOCAL statement_timeout = {}; {BYTES}", MEASURE.as_millis()), MEASURE).await?;
+    let bytes = rows.first().and_then(|row| row.try_get(0).ok().flatten()).and_then(|text| text.parse().ok());
+    bytes.ok_or_else(|| SessionError::Failed { doing: doing.to_owned(), message: "the server gave no size".to_owned() })
+}
+
 /// What only a superuser may read.
 async fn privileged(session: &mut PostgreSqlSession, identity: Option<&Identity>, facts: &mut SourceFacts) -> Result<(), SessionError> {
-    let rows = session.rows("reading the server's files", SUPERUSER).await?;
+    let role = literal(&identity.map(Identity::role).unwrap_or_default());
+    let password = format!("EXISTS (SELECT FROM pg_authid WHERE rolname = {role} AND rolpassword IS NOT NULL) AS password");
+    let rows = session.rows("reading the server's files", &format!("{SUPERUSER}, {password}")).await?;
     let Some(row) = rows.into_iter().next().map(Row) else { return Ok(()) };
     facts.system = row.word("system");
     facts.data_directory = row.word("data_directory");
     facts.hba_file = row.word("hba_file");
+    facts.role_has_password = row.yes("password");
     facts.owner = owner(&row.word("process")).unwrap_or_default();
     let segment_size = row.number("segment");
     facts.oldest_wal = segment_start(&row.word("oldest"), segment_size).unwrap_or_default();
@@ -189,8 +206,8 @@ pub async fn replica(session: &mut PostgreSqlSession) -> Result<ReplicaSummary, 
     Ok(ReplicaSummary {
         read_only: row.yes("recovery"),
         streaming: row.yes("streaming"),
-        applied: Position(row.number("applied")),
-        received: Position(row.number("received")),
+        applied: Position::Bytes(row.number("applied")),
+        received: Position::Bytes(row.number("received")),
         trouble: row.yes("paused").then(|| paused.to_owned()),
     })
 }
@@ -202,8 +219,8 @@ mod tests {
     #[test]
     fn the_start_of_a_segment_is_told_from_its_name() {
         let size = 16 << 20;
-        assert_eq!(segment_start("000000010000000000000001", size), Some(Position(size)));
-        assert_eq!(segment_start("0000000200000016000000B3", size), Some(Position((0x16 << 32) + 0xB3 * size)));
+        assert_eq!(segment_start("000000010000000000000001", size), Some(Position::Bytes(size)));
+        assert_eq!(segment_start("0000000200000016000000B3", size), Some(Position::Bytes((0x16 << 32) + 0xB3 * size)));
         assert_eq!(segment_start("short", size), None);
     }
 

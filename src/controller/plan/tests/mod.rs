@@ -1,0 +1,609 @@
+//! The plan against a model of the world.
+
+mod world;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{again, conditions, plan};
+use crate::api::Phase;
+use crate::controller::facts::{JobState, Own, Server};
+use crate::engine::postgresql::{PostgreSql, SourceFacts};
+use crate::engine::{Finding, Position, ReplicaSummary};
+use world::{GIB, World, source_stateful_set};
+
+#[test]
+fn a_source_gets_its_replica_and_loses_it_again() {
+    let start = World::new(1);
+    let mut world = start.clone();
+    world.settle(&[]);
+    world.assert_replicating(1);
+    world.edit(|spec| spec.enabled = false);
+    world.settle(&[]);
+    assert_eq!(world.phase(), Phase::Standalone);
+    world.assert_as_before(&start);
+    assert_eq!(world.kept.len(), 2, "the default keeps volumes");
+    assert_eq!(world.config_maps["shop-env"]["POSTGRESQL_SLAVE_ADDRESSES_INT"], "", "a key that a pod names stays");
+}
+
+#[test]
+fn an_idle_world_is_not_written_to() {
+    let mut world = World::new(2);
+    world.settle(&[]);
+    let status = world.resource.status.clone();
+    for _ in 0..5 {
+        world.source.position = Position::Bytes(1_000_000);
+        world.now += Duration::from_secs(30);
+        let plan = world.plan();
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+        world.write_status(&plan);
+        assert_eq!(world.resource.status, status);
+    }
+}
+
+#[test]
+fn replicas_come_and_go_one_by_one_and_share_one_backup() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.edit(|spec| spec.replicas = Some(2));
+    let told = world.settle(&[]);
+    world.assert_replicating(2);
+    assert_eq!(world.backups, 1, "{told:?}");
+    world.edit(|spec| spec.replicas = Some(1));
+    let told = world.settle(&[]);
+    world.assert_replicating(1);
+    let published = told.iter().position(|step| step.starts_with("write")).unwrap();
+    let removed = told.iter().position(|step| step == "delete StatefulSet orders-replica-2").unwrap();
+    assert!(published < removed, "nobody is sent to a replica that goes away: {told:?}");
+}
+
+#[test]
+fn a_backup_whose_log_is_gone_is_not_used_for_another_replica() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.source.oldest_wal = Position::Bytes(2000);
+    world.source.position = Position::Bytes(3000);
+    world.edit(|spec| spec.replicas = Some(2));
+    for _ in 0..3 {
+        world.step_without_time();
+    }
+    assert!(world.own.jobs.keys().any(|job| job.ends_with("-2") && job.contains("backup")), "{:?}", world.own.jobs.keys());
+}
+
+#[test]
+fn a_replica_that_the_source_no_longer_holds_the_log_for_is_seeded_anew() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.source.slots.iter_mut().for_each(|slot| slot.wal_status = "lost".into());
+    let told = world.settle(&[]);
+    world.assert_replicating(1);
+    assert!(told.iter().any(|step| step == "tell ReplicaLost"), "{told:?}");
+    assert!(world.source.slots.iter().all(|slot| slot.wal_status == "reserved"));
+}
+
+#[test]
+fn a_lost_replica_is_seeded_anew_wherever_the_controller_is_killed() {
+    for kill in 1..14 {
+        let mut world = World::new(1);
+        world.settle(&[]);
+        world.source.slots.iter_mut().for_each(|slot| slot.wal_status = "lost".into());
+        world.settle(&[kill]);
+        world.assert_replicating(1);
+    }
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_says_everything() {
+    let mut world = World::new(2);
+    world.resource.spec.dry_run = true;
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    world.write_status(&plan);
+    assert_eq!(world.phase(), Phase::DryRun);
+    let status = world.resource.status.clone().unwrap();
+    assert_eq!(status.enablement, None);
+    assert!(status.would_do.iter().any(|line| line.contains("pg_hba.conf")), "{:?}", status.would_do);
+    assert!(status.disruption.unwrap().expected.starts_with("none"));
+}
+
+#[test]
+fn suspended_means_hands_off_whatever_else_is_asked_for_but_deletion() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.edit(|spec| {
+        spec.suspend = true;
+        spec.enabled = false;
+    });
+    for _ in 0..2 {
+        let plan = world.plan();
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+        world.write_status(&plan);
+    }
+    assert_eq!(world.phase(), Phase::Suspended);
+    world.resource.metadata.deletion_timestamp = Some(Time(world.now));
+    world.settle(&[]);
+    assert!(!world.exists, "who deletes the resource wants it gone");
+}
+
+#[test]
+fn an_undoing_that_was_suspended_is_brought_to_its_end_afterwards() {
+    let start = World::new(1);
+    let mut world = start.clone();
+    world.settle(&[]);
+    world.edit(|spec| spec.enabled = false);
+    for _ in 0..2 {
+        world.step();
+    }
+    world.edit(|spec| spec.suspend = true);
+    assert!(world.plan().steps.is_empty());
+    world.step();
+    world.edit(|spec| {
+        spec.suspend = false;
+        spec.enabled = true;
+    });
+    let told = world.settle(&[]);
+    assert!(told.iter().any(|step| step.contains("drop the role")), "{told:?}");
+    world.assert_replicating(1);
+}
+
+#[test]
+fn a_pod_whose_node_is_dead_does_not_keep_teardown_waiting() {
+    let pod = |overdue: i64| {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let due = Timestamp::from_second(1_800_000_000 - overdue).unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "orders-replica-1-0", "labels": {"understudy.dev/replica": "1", "understudy.dev/component": "replica"}, "deletionTimestamp": due.to_string()},
+            "status": {"phase": "Running"}
+        }))
+        .unwrap();
+        Own::new(&[], &[], &[], &[], &[Arc::new(pod)], now).pods[0].ended
+    };
+    assert!(!pod(-30), "it still has its grace period");
+    assert!(!pod(59), "its node may be slow");
+    assert!(pod(61));
+}
+
+#[test]
+fn a_user_that_lost_its_password_gets_it_again_from_the_backups_job_and_no_second_backup() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.source.role_exists = false;
+    world.source.role_has_password = false;
+    let told = world.settle(&[]);
+    assert!(world.source.role_exists && world.source.role_has_password);
+    let job = |verb: &str| told.iter().filter(|step| step.starts_with(verb) && step.contains("Job orders-backup")).count();
+    assert_eq!((job("delete"), job("apply")), (1, 1), "{told:?}");
+    assert_eq!(world.resource.status.as_ref().unwrap().backup.as_ref().unwrap().sequence, 1);
+    world.assert_replicating(1);
+}
+
+#[test]
+fn what_exists_follows_the_source_while_a_backup_is_taken_for_another_replica() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.source.oldest_wal = Position::Bytes(2000);
+    world.source.position = Position::Bytes(3000);
+    world.edit(|spec| spec.replicas = Some(2));
+    world.step_without_time();
+    world.step_without_time();
+    assert_eq!(world.phase(), Phase::BackingUp);
+    world.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some("postgres:17.1".into());
+    let plan = world.plan();
+    assert!(plan.steps.iter().any(|step| step.to_string() == "apply StatefulSet orders-replica-1"), "{:?}", plan.steps);
+}
+
+#[test]
+fn volumes_grow_with_what_is_asked_for_and_never_shrink() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.edit(|spec| spec.backup.volume.size = Quantity("30Gi".into()));
+    world.settle(&[]);
+    assert_eq!(world.grown, [world.subject().names.backup_claim()]);
+    world.edit(|spec| spec.backup.volume.size = Quantity("10Gi".into()));
+    world.settle(&[]);
+    assert_eq!(world.grown.len(), 1);
+    world.edit(|spec| spec.backup.volume.size = Quantity("40Gi".into()));
+    let mut facts = world.facts();
+    facts.not_grown = BTreeMap::from([(world.subject().names.backup_claim(), 40 * GIB)]);
+    let plan = plan::<PostgreSql>(&world.subject(), &facts, "understudy:dev");
+    assert!(plan.steps.is_empty(), "what the cluster refused is not asked for again: {:?}", plan.steps);
+}
+
+#[test]
+fn a_job_that_fails_again_and_again_waits_longer_and_not_once_the_resource_was_changed() {
+    let mut world = World::new(1);
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        world.step_without_time();
+        world.step_without_time();
+        let job = world.own.jobs.keys().find(|job| job.contains("-backup-")).unwrap().clone();
+        let failed = world.now;
+        world.own.jobs.insert(job.clone(), Some(JobState::Failed("no space left on device".into(), Some(failed))));
+        while world.own.jobs.contains_key(&job) {
+            world.now += Duration::from_secs(5);
+            world.step_without_time();
+        }
+        pauses.push(world.now.duration_since(failed).as_secs());
+    }
+    assert_eq!(pauses, [20, 40, 80, 160, 300, 300, 300]);
+    world.step_without_time();
+    let job = world.own.jobs.keys().find(|job| job.contains("-backup-")).unwrap().clone();
+    world.own.jobs.insert(job.clone(), Some(JobState::Failed("no space left on device".into(), Some(world.now))));
+    world.edit(|spec| spec.backup.volume.size = Quantity("60Gi".into()));
+    let plan = world.plan();
+    assert!(plan.steps.iter().any(|step| step.to_string() == format!("delete Job {job}")), "{:?}", plan.steps);
+    world.settle(&[]);
+    world.assert_replicating(1);
+    assert_eq!(world.resource.status.as_ref().unwrap().backup.as_ref().unwrap().failures, 0);
+}
+
+#[test]
+fn variables_that_another_resource_writes_are_a_finding_and_are_never_written() {
+    let mut world = World::new(1);
+    world.taken = vec![("shop-env".into(), "POSTGRESQL".into(), "older".into())];
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    world.write_status(&plan);
+    assert_eq!(world.condition(conditions::READY).1, "VariablesTaken");
+    world.taken.clear();
+    world.settle(&[]);
+    world.assert_replicating(1);
+    // Taken later, by one that came first: what it writes is left to it.
+    world.taken = vec![("shop-env".into(), "POSTGRESQL".into(), "older".into())];
+    world.config_maps.get_mut("shop-env").unwrap().insert("POSTGRESQL_SLAVE_ADDRESSES_INT".into(), "theirs".into());
+    world.settle(&[]);
+    assert_eq!(world.condition(conditions::READY).1, "VariablesTaken");
+    world.edit(|spec| spec.enabled = false);
+    world.settle(&[]);
+    assert_eq!(world.config_maps["shop-env"]["POSTGRESQL_SLAVE_ADDRESSES_INT"], "theirs");
+}
+
+#[test]
+fn a_backup_whose_volume_is_gone_is_taken_anew_before_it_is_needed() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    let claim = world.subject().names.backup_claim();
+    world.own.claims.remove(&claim);
+    assert!(world.plan().steps.is_empty(), "nobody needs it");
+    world.edit(|spec| spec.replicas = Some(2));
+    let told = world.settle(&[]);
+    assert!(told.iter().any(|step| step == "tell BackupGone"), "{told:?}");
+    world.assert_replicating(2);
+    assert_eq!(world.backups, 2);
+}
+
+#[test]
+fn a_replica_that_holds_what_the_source_does_not_is_not_ready() {
+    let world = world_with_replica(ReplicaSummary { applied: Position::Bytes(1 << 40), received: Position::Bytes(1 << 40), ..streaming() });
+    assert_eq!(world.condition(conditions::READY).1, "ReplicaNotReplicating");
+    assert!(world.condition(conditions::READY).2.contains("it holds what the source does not"));
+    assert!(world.serving.is_empty());
+}
+
+#[test]
+fn suspended_means_hands_off() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.edit(|spec| {
+        spec.suspend = true;
+        spec.replicas = Some(3);
+    });
+    assert!(world.plan().steps.is_empty());
+}
+
+#[test]
+fn bad_input_is_said_all_at_once_and_touches_nothing() {
+    let mut world = World::new(1);
+    world.data_bytes = 30 * GIB;
+    world.source.wal_level = "minimal".into();
+    world.config_maps.clear();
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    world.write_status(&plan);
+    let (status, reason, message) = world.condition(conditions::READY);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "SeveralFindings"));
+    for part in ["WalLevelMinimal", "BackupVolumeTooSmall", "20.0 GiB", "60.0 GiB", "ReplicaVolumeTooSmall", "ConfigMapNotFound"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert_eq!(world.condition(conditions::STALLED).0, "True");
+}
+
+#[test]
+fn what_is_missing_blocks_and_goes_on_by_itself_once_mended() {
+    type Change = fn(&mut World);
+    let cases: Vec<(&str, Change, Change)> = vec![
+        ("SourceNotFound", |w| w.stateful_set = None, |w| w.stateful_set = Some(source_stateful_set())),
+        (
+            "SourceScaledToZero",
+            |w| w.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(0),
+            |w| w.stateful_set = Some(source_stateful_set()),
+        ),
+        (
+            "SourceHasSeveralPods",
+            |w| w.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(2),
+            |w| w.stateful_set = Some(source_stateful_set()),
+        ),
+        ("SourceUnreachable", |w| w.reachable = false, |w| w.reachable = true),
+        ("NotSuperuser", |w| w.source.superuser = false, |w| w.source.superuser = true),
+        ("WalLevelMinimal", |w| w.source.wal_level = "minimal".into(), |w| w.source.wal_level = "replica".into()),
+        ("HbaNotWritable", |w| w.source.hba_writable = false, |w| w.source.hba_writable = true),
+        ("ConfigMapNotFound", |w| w.config_maps.clear(), |w| drop(w.config_maps.insert("shop-env".into(), BTreeMap::new()))),
+    ];
+    for (reason, break_it, mend) in cases {
+        let mut world = World::new(1);
+        break_it(&mut world);
+        let plan = world.plan();
+        assert!(plan.steps.is_empty(), "{reason}: {:?}", plan.steps);
+        world.write_status(&plan);
+        assert_eq!(world.condition(conditions::READY).1, reason);
+        assert_eq!(world.condition(conditions::PREFLIGHT).0, "False", "{reason}");
+        assert_eq!(world.resource.status.as_ref().unwrap().enablement, None, "{reason}");
+        mend(&mut world);
+        world.settle(&[]);
+        world.assert_replicating(1);
+    }
+}
+
+#[test]
+fn a_rival_and_a_missing_secret_block() {
+    let world = World::new(1);
+    let mut facts = world.facts();
+    facts.rival = Some("older".into());
+    facts.administrator = Err(Finding::new("SecretNotFound", "x", "y"));
+    facts.server = Server::NotAsked;
+    facts.shape = None;
+    let plan = plan::<PostgreSql>(&world.subject(), &facts, "i");
+    assert!(plan.steps.is_empty());
+    let ready = plan.status.conditions.iter().find(|c| c.type_ == conditions::READY).unwrap();
+    assert!(ready.message.contains("SourceTaken") && ready.message.contains("SecretNotFound"), "{}", ready.message);
+}
+
+#[test]
+fn a_failed_job_is_said_and_tried_again() {
+    let mut world = World::new(1);
+    let plan = world.plan();
+    world.write_status(&plan);
+    plan.steps.iter().for_each(|step| world.execute(step));
+    let job = world.own.jobs.keys().next().unwrap().clone();
+    world.own.jobs.insert(job, Some(JobState::Failed("no space left on device".into(), Some(world.now))));
+    let plan = world.plan();
+    world.write_status(&plan);
+    assert!(plan.steps.iter().all(|step| step.to_string().starts_with("delete Job orders-restore")), "not hot: {:?}", plan.steps);
+    assert_eq!(world.condition(conditions::BACKUP_TAKEN).1, "BackupFailed");
+    assert!(world.condition(conditions::READY).2.contains("no space left"));
+    world.settle(&[]);
+    world.assert_replicating(1);
+}
+
+#[test]
+fn an_unreachable_source_degrades_and_nothing_is_torn_down() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.reachable = false;
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    world.write_status(&plan);
+    assert_eq!(world.phase(), Phase::Degraded);
+    assert_eq!(world.condition(conditions::READY).1, "SourceUnreachable");
+    world.reachable = true;
+    world.settle(&[]);
+    world.assert_replicating(1);
+}
+
+#[test]
+fn deleting_with_the_source_gone_or_dead_ends_and_says_what_is_left() {
+    for gone in [true, false] {
+        let mut world = World::new(1);
+        world.settle(&[]);
+        world.reachable = false;
+        if gone {
+            world.stateful_set = None;
+        }
+        world.resource.metadata.deletion_timestamp = Some(Time(world.now));
+        let told = world.settle(&[]);
+        assert!(!world.exists);
+        assert_eq!(world.own, Own::default());
+        assert!(told.contains(&format!("tell {}", if gone { "SourceGone" } else { "SourceNotCleaned" })), "{told:?}");
+    }
+}
+
+#[test]
+fn disabling_waits_for_a_dead_source_and_undoes_when_it_is_back() {
+    let start = World::new(1);
+    let mut world = start.clone();
+    world.settle(&[]);
+    world.reachable = false;
+    world.edit(|spec| spec.enabled = false);
+    world.settle(&[]);
+    assert_eq!(world.phase(), Phase::Disabling);
+    assert!(world.own.stateful_sets.is_empty());
+    assert_eq!(world.condition(conditions::READY).1, "SourceUnreachable");
+    world.reachable = true;
+    world.settle(&[]);
+    assert_eq!(world.phase(), Phase::Standalone);
+    world.assert_as_before(&start);
+}
+
+#[test]
+fn a_resource_that_never_got_anywhere_is_deleted_at_once() {
+    let mut world = World::new(1);
+    world.stateful_set = None;
+    let plan = world.plan();
+    world.write_status(&plan);
+    assert!(world.resource.metadata.finalizers.is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn killed_at_any_point_it_converges_to_the_same_end(kills in proptest::collection::vec(1usize..60, 0..6), replicas in 1u32..4, disable_after in 1usize..8) {
+        let start = World::new(replicas);
+        let mut world = start.clone();
+        world.settle(&kills);
+        world.assert_replicating(replicas);
+        prop_assert_eq!(world.backups, 1);
+        world.edit(|spec| spec.enabled = false);
+        world.settle(&kills);
+        world.assert_as_before(&start);
+
+        // Disabled in the middle of enabling.
+        let mut world = start.clone();
+        for _ in 0..disable_after {
+            world.step();
+        }
+        world.edit(|spec| spec.enabled = false);
+        world.settle(&kills);
+        world.assert_as_before(&start);
+    }
+}
+
+#[test]
+fn a_volume_that_was_kept_is_never_taken_back() {
+    let mut world = World::new(2);
+    world.settle(&[]);
+    for replicas in [1, 2, 1, 2] {
+        world.edit(|spec| spec.replicas = Some(replicas));
+        world.settle(&[]);
+        world.assert_replicating(replicas);
+    }
+    assert_eq!(world.kept.len(), 2);
+}
+
+#[test]
+fn a_dry_run_of_what_is_enabled_says_the_next_steps_and_leaves_everything() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.edit(|spec| {
+        spec.dry_run = true;
+        spec.replicas = Some(2);
+    });
+    let plan = world.plan();
+    assert!(plan.steps.is_empty());
+    assert!(plan.status.would_do.iter().any(|step| step.contains("_2")), "{:?}", plan.status.would_do);
+    world.write_status(&plan);
+    world.edit(|spec| spec.dry_run = false);
+    world.settle(&[]);
+    world.assert_replicating(2);
+}
+
+#[test]
+fn a_new_major_version_of_the_source_is_said_and_nothing_is_made_of_it() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.source.version = "18.1".into();
+    world.source.version_num = 180_001;
+    world.source.slots[0].wal_status = "unreserved".into();
+    world.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some("postgres:18".into());
+    for _ in 0..3 {
+        let plan = world.plan();
+        world.write_status(&plan);
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    }
+    assert_eq!(world.condition(conditions::READY).1, "MajorVersionChanged");
+}
+
+/// A world whose replica runs and says `summary`, looked at a few times.
+fn world_with_replica(summary: ReplicaSummary) -> World {
+    let mut world = World::new(1);
+    world.replica = Some(summary);
+    for _ in 0..12 {
+        world.step();
+    }
+    assert_eq!(world.own.stateful_sets.len(), 1);
+    world
+}
+
+fn streaming() -> ReplicaSummary {
+    ReplicaSummary { read_only: true, streaming: true, applied: Position::Bytes(900), received: Position::Bytes(900), trouble: None }
+}
+
+#[test]
+fn a_replica_that_has_not_shown_what_was_written_after_its_restore_is_not_ready() {
+    let world = world_with_replica(streaming());
+    assert_eq!((world.condition(conditions::READY).0.as_str(), world.condition(conditions::READY).1.as_str()), ("False", "CatchingUp"));
+    assert_eq!(world.config_maps["shop-env"]["POSTGRESQL_SLAVE_ADDRESSES_INT"], "", "no client is sent to it yet");
+}
+
+#[test]
+fn a_replica_that_takes_writes_or_does_not_stream_is_not_ready() {
+    let writable = world_with_replica(ReplicaSummary { read_only: false, applied: Position::Bytes(1 << 40), ..streaming() });
+    assert_eq!(writable.condition(conditions::READY).1, "ReplicaWritable");
+    let cut_off = world_with_replica(ReplicaSummary { streaming: false, applied: Position::Bytes(1 << 40), ..streaming() });
+    assert_eq!(cut_off.condition(conditions::READY).1, "ReplicaNotReplicating");
+    let paused = world_with_replica(ReplicaSummary { trouble: Some("recovery has paused".into()), ..streaming() });
+    assert!(paused.condition(conditions::READY).2.contains("recovery has paused"));
+}
+
+#[test]
+fn what_nobody_mends_is_looked_at_less_and_less_often() {
+    let mut world = World::new(1);
+    world.stateful_set = None;
+    let mut before = Duration::ZERO;
+    for seconds in [0, 30, 300, 3600] {
+        world.now += Duration::from_secs(seconds);
+        let plan = world.plan();
+        world.write_status(&plan);
+        assert!(plan.again >= before && plan.again >= again::BLOCKED && plan.again <= Duration::from_mins(1), "{:?}", plan.again);
+        before = plan.again;
+    }
+    assert_eq!(before, Duration::from_mins(1));
+}
+
+#[test]
+fn what_was_written_to_a_promoted_replica_is_never_thrown_away() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    let claims = world.own.claims.clone();
+    world.replica = Some(ReplicaSummary { read_only: false, streaming: false, ..streaming() });
+    world.source.slots.iter_mut().for_each(|slot| slot.wal_status = "lost".into());
+    for _ in 0..4 {
+        world.step();
+    }
+    assert_eq!(world.own.claims, claims);
+    assert_eq!(world.condition(conditions::READY).1, "ReplicaWritable");
+    assert_eq!(world.config_maps["shop-env"]["POSTGRESQL_SLAVE_ADDRESSES_INT"], "", "nobody is sent to it");
+}
+
+#[test]
+fn copies_of_a_database_that_was_replaced_are_left_alone() {
+    let mut world = World::new(1);
+    world.source.system = "7000000000000000001".into();
+    world.settle(&[]);
+    let before = world.own.clone();
+    world.source = SourceFacts {
+        system: "7000000000000000002".into(),
+        role_exists: false,
+        hba_line_present: false,
+        slots: vec![],
+        oldest_wal: Position::Bytes(1 << 40),
+        ..world.source
+    };
+    let plan = world.plan();
+    world.write_status(&plan);
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(world.condition(conditions::READY).1, "SourceReplaced");
+    assert_eq!(world.own, before);
+}
+
+#[test]
+fn what_has_begun_to_be_undone_is_undone_before_it_is_begun_anew() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    let first = world.subject().names.identity;
+    world.edit(|spec| spec.enabled = false);
+    for _ in 0..3 {
+        world.step();
+    }
+    world.edit(|spec| spec.enabled = true);
+    world.settle(&[]);
+    world.assert_replicating(1);
+    assert_ne!(world.subject().names.identity, first, "another enabling");
+}
