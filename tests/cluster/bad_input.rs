@@ -6,18 +6,23 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use understudy::api::Phase;
 
-use crate::support::{PASSWORD, Shop, USER, query, replication, stateful_set, wait};
+use crate::databases::for_every_engine;
+use crate::support::{Database, PASSWORD, Place, PostgreSql, Shop, USER, query, replication, replication_of, stateful_set, wait};
 
 /// A resource that only looks: a mended one ends in phase `DryRun`.
 fn looking(name: &str, source: &str, change: impl FnOnce(&mut Value)) -> Value {
-    let mut resource = replication(name, source);
+    looking_at::<PostgreSql>(name, source, change)
+}
+
+fn looking_at<D: Database>(name: &str, source: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut resource = replication_of::<D>(name, source);
     resource["spec"]["dryRun"] = json!(true);
     change(&mut resource["spec"]);
     resource
 }
 
 /// Waits until a resource is blocked for this reason; its message has these words, and says what to do.
-async fn blocked(shop: &Shop, name: &str, reason: &str, words: &[&str]) {
+async fn blocked<D: Database>(shop: &Place<D>, name: &str, reason: &str, words: &[&str]) {
     let message = shop.reason(name, reason, 60).await;
     for word in words.iter().chain(&["What to do: "]) {
         assert!(message.contains(word), "{word:?} is missing in: {message}");
@@ -28,7 +33,7 @@ async fn blocked(shop: &Shop, name: &str, reason: &str, words: &[&str]) {
 }
 
 /// Waits until nothing is in the way of a resource any more.
-async fn mended(shop: &Shop, name: &str) {
+async fn mended<D: Database>(shop: &Place<D>, name: &str) {
     shop.phase(name, Phase::DryRun, 90).await;
     assert_eq!(shop.condition(name, "Preflight").await.unwrap().0, "True");
 }
@@ -78,12 +83,14 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
     shop.remove().await;
 }
 
-#[tokio::test]
-async fn a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for() {
-    let shop = Shop::new("understudy-pods").await;
-    shop.secret("orders-db", json!({"username": USER, "password": PASSWORD}));
-    shop.apply(&looking("orders", "orders-db", |spec| spec["environment"] = json!({}))).unwrap();
-    blocked(&shop, "orders", "SourceNotFound", &["there is no StatefulSet orders-db in namespace understudy-pods"]).await;
+for_every_engine!(a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for, wrong_credentials_sizes_and_names_are_each_said_with_what_to_do);
+
+async fn a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for<D: Database>() {
+    let namespace = format!("understudy-pods-{}", D::NAME);
+    let shop = Place::<D>::new(&namespace).await;
+    shop.secret("orders-db", json!({"username": D::USER, "password": PASSWORD}));
+    shop.apply(&looking_at::<D>("orders", "orders-db", |spec| spec["environment"] = json!({}))).unwrap();
+    blocked(&shop, "orders", "SourceNotFound", &["there is no StatefulSet orders-db in namespace", &namespace]).await;
 
     shop.source("orders-db", |object| object["spec"]["replicas"] = json!(2)).await;
     blocked(&shop, "orders", "SourceHasSeveralPods", &["replicas: 2", "scale it to one pod"]).await;
@@ -98,55 +105,69 @@ async fn a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_
     shop.remove().await;
 }
 
-#[tokio::test]
-async fn wrong_credentials_sizes_and_names_are_each_said_with_what_to_do() {
-    let shop = Shop::with_source("understudy-faults").await;
-    shop.sql("orders-db-0", "CREATE ROLE clerk LOGIN PASSWORD 'clerk-password'").await.unwrap();
+async fn wrong_credentials_sizes_and_names_are_each_said_with_what_to_do<D: Database>() {
+    let namespace = format!("understudy-faults-{}", D::NAME);
+    let shop = Place::<D>::with_source(&namespace).await;
+    let looking = |name: &str, source: &str, change: &dyn Fn(&mut Value)| looking_at::<D>(name, source, change);
     let before = shop.snapshot("orders-db-0").await;
 
     // Resources that only look do not stand in each other's way.
-    let good = json!({"username": USER, "password": PASSWORD});
-    shop.secret("keyless", json!({"username": USER, "pass": PASSWORD}));
-    shop.secret("outdated", json!({"username": USER, "password": "of-last-year"}));
-    shop.secret("clerk", json!({"username": "clerk", "password": "clerk-password"}));
-    for name in ["absent", "keyless", "outdated", "clerk"] {
-        shop.apply(&looking(name, "orders-db", |spec| spec["source"]["credentials"] = json!({"secretRef": {"name": name}}))).unwrap();
+    let good = json!({"username": D::USER, "password": PASSWORD});
+    shop.secret("keyless", json!({"username": D::USER, "pass": PASSWORD}));
+    shop.secret("outdated", json!({"username": D::USER, "password": "of-last-year"}));
+    for name in ["absent", "keyless", "outdated"] {
+        shop.apply(&looking(name, "orders-db", &|spec| spec["source"]["credentials"] = json!({"secretRef": {"name": name}}))).unwrap();
     }
-    shop.apply(&looking("nameless", "orders-db", |spec| spec["source"]["credentials"]["usernameKey"] = json!("login"))).unwrap();
-    shop.apply(&looking("small", "orders-db", |spec| spec["backup"]["volume"]["size"] = json!("8Mi"))).unwrap();
-    shop.apply(&looking("map", "orders-db", |spec| spec["environment"]["configMaps"] = json!([{"name": "later"}]))).unwrap();
+    shop.apply(&looking("nameless", "orders-db", &|spec| spec["source"]["credentials"]["usernameKey"] = json!("login"))).unwrap();
+    shop.apply(&looking("small", "orders-db", &|spec| spec["backup"]["volume"]["size"] = json!("64Ki"))).unwrap();
+    shop.apply(&looking("map", "orders-db", &|spec| spec["environment"]["configMaps"] = json!([{"name": "later"}]))).unwrap();
     let several = |spec: &mut Value| {
-        spec["backup"]["volume"]["size"] = json!("8Mi");
-        spec["replicaTemplate"] = json!({"storage": {"size": "9Mi"}});
+        spec["backup"]["volume"]["size"] = json!("64Ki");
+        spec["replicaTemplate"] = json!({"storage": {"size": "65Ki"}});
         spec["environment"]["configMaps"] = json!([{"name": "later"}]);
     };
-    shop.apply(&looking("several", "orders-db", several)).unwrap();
+    shop.apply(&looking("several", "orders-db", &several)).unwrap();
 
-    blocked(&shop, "absent", "SecretNotFound", &["there is no Secret absent in namespace understudy-faults"]).await;
+    blocked(&shop, "absent", "SecretNotFound", &["there is no Secret absent in namespace", &namespace]).await;
     blocked(&shop, "keyless", "SecretKeyNotFound", &["Secret keyless has no key password; it has: pass, username", "source.credentials.passwordKey"]).await;
     blocked(&shop, "nameless", "SecretKeyNotFound", &["Secret orders-db has no key login", "source.credentials.usernameKey"]).await;
-    blocked(&shop, "outdated", "CredentialsRefused", &["password authentication failed for user \"orders\"", "correct the Secret outdated"]).await;
-    blocked(&shop, "clerk", "NotSuperuser", &["clerk is not a superuser", "name a superuser in source.credentials"]).await;
-    blocked(&shop, "small", "BackupVolumeTooSmall", &["backup.volume.size is 8.0 MiB", "twice the data", "set backup.volume.size to "]).await;
-    blocked(&shop, "map", "ConfigMapNotFound", &["there is no ConfigMap later", "kubectl create configmap later -n understudy-faults"]).await;
+    blocked(&shop, "outdated", "CredentialsRefused", &[D::LOGIN_REFUSED, "correct the Secret outdated"]).await;
+    blocked(&shop, "small", "BackupVolumeTooSmall", &["backup.volume.size is 64.0 KiB", "twice the data", "set backup.volume.size to "]).await;
+    blocked(&shop, "map", "ConfigMapNotFound", &["there is no ConfigMap later", "kubectl create configmap later -n", &namespace]).await;
     blocked(&shop, "several", "SeveralFindings", &["(1) BackupVolumeTooSmall", "(2) ReplicaVolumeTooSmall", "(3) ConfigMapNotFound"]).await;
-    for name in ["absent", "keyless", "nameless", "outdated", "clerk", "small", "map", "several"] {
+    for name in ["absent", "keyless", "nameless", "outdated", "small", "map", "several"] {
         let status = serde_json::to_string(&shop.get(name).await.unwrap().status).unwrap();
-        assert!(!status.contains(PASSWORD) && !status.contains("of-last-year") && !status.contains("clerk-password"), "{status}");
+        assert!(!status.contains(PASSWORD) && !status.contains("of-last-year"), "{status}");
     }
     assert_eq!(shop.snapshot("orders-db-0").await, before);
 
     // Each is mended as its message says.
-    for name in ["absent", "keyless", "outdated", "clerk"] {
+    for name in ["absent", "keyless", "outdated"] {
         shop.secret(name, good.clone());
     }
-    shop.secret("orders-db", json!({"username": USER, "password": PASSWORD, "login": USER}));
+    shop.secret("orders-db", json!({"username": D::USER, "password": PASSWORD, "login": D::USER}));
     shop.edit("small", json!({"backup": {"volume": {"size": "1Gi"}}})).await;
     shop.edit("several", json!({"backup": {"volume": {"size": "1Gi"}}, "replicaTemplate": null})).await;
     shop.kubectl(&["create", "configmap", "later"]).unwrap();
-    for name in ["absent", "keyless", "nameless", "outdated", "clerk", "small", "map", "several"] {
+    for name in ["absent", "keyless", "nameless", "outdated", "small", "map", "several"] {
         mended(&shop, name).await;
     }
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn a_user_who_is_no_superuser_is_said_and_another_one_goes_on() {
+    let shop = Shop::with_source("understudy-clerk").await;
+    shop.sql("orders-db-0", "CREATE ROLE clerk LOGIN PASSWORD 'clerk-password'").await.unwrap();
+    let before = shop.snapshot("orders-db-0").await;
+    shop.secret("clerk", json!({"username": "clerk", "password": "clerk-password"}));
+    shop.apply(&looking("clerk", "orders-db", |spec| spec["source"]["credentials"] = json!({"secretRef": {"name": "clerk"}}))).unwrap();
+    blocked(&shop, "clerk", "NotSuperuser", &["clerk is not a superuser", "name a superuser in source.credentials"]).await;
+    let status = serde_json::to_string(&shop.get("clerk").await.unwrap().status).unwrap();
+    assert!(!status.contains("clerk-password"), "{status}");
+    shop.secret("clerk", json!({"username": USER, "password": PASSWORD}));
+    mended(&shop, "clerk").await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
@@ -231,6 +252,20 @@ async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_wait
     assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "second-replica-1.understudy-rivals.svc");
     shop.delete("second", 90).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn of_two_resources_that_write_the_same_variables_the_second_waits() {
+    let shop = Shop::with_source("understudy-variables").await;
+    shop.source("other-db", |_| {}).await;
+    shop.apply(&replication("first", "orders-db")).unwrap();
+    shop.replicating("first", 120).await;
+    shop.apply(&looking("second", "other-db", |_| {})).unwrap();
+    blocked(&shop, "second", "VariablesTaken", &["first came first", "POSTGRESQL_… of ConfigMap shop-env", "another prefix"]).await;
+    shop.edit("second", json!({"environment": {"configMaps": [{"name": "shop-env", "prefix": "OTHER_DB"}]}})).await;
+    mended(&shop, "second").await;
+    shop.delete("first", 90).await;
     shop.remove().await;
 }
 

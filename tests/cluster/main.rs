@@ -1,8 +1,10 @@
-//! Cluster tests: real Kubernetes, real PostgreSQL, the operator as the chart installs it. `make test` runs them.
+//! Cluster tests: real Kubernetes, real databases, the operator as the chart installs it. `make test` runs them.
 #![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod bad_input;
+mod databases;
 mod operator;
 mod shapes;
 mod story;
 mod support;
+mod upkeep;

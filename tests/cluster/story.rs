@@ -8,43 +8,33 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use understudy::api::Phase;
 
-use crate::support::{Shop, Writer, audit_lines, query, replication, wait, writes_since};
+use crate::databases::for_every_engine;
+use crate::support::{Database, Place, Writer, audit_lines, replication_of, wait, writes_since};
 
-/// Every row that was confirmed on the source is on the replica too.
-async fn nothing_is_missing(shop: &Shop, replica: &str, rows: u64) {
-    wait(&format!("{rows} rows on {replica}"), 30, || async {
-        let found = shop.sql(replica, "SELECT count(*) FROM orders").await?;
-        if found.first().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n >= rows) { Ok(()) } else { Err(format!("{found:?}")) }
-    })
-    .await;
-}
-
-async fn read_only(shop: &Shop, replica: &str) {
-    let refused = shop.sql(replica, "INSERT INTO orders (id) VALUES (-1)").await.unwrap_err();
-    assert!(refused.starts_with("25006"), "{refused}");
-}
-
-async fn idle(shop: &Shop, seconds: u64) {
+pub async fn idle<D>(shop: &Place<D>, seconds: u64) {
     let mark = audit_lines().len();
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let writes = writes_since(&shop.namespace, mark);
     assert!(writes.is_empty(), "an idle cluster was written to: {writes:?}");
 }
 
-#[tokio::test]
-async fn a_database_gets_replicas_under_writes_and_is_as_before_afterwards() {
-    let shop = Shop::with_source("understudy-story").await;
+for_every_engine!(a_database_gets_replicas_under_writes_and_is_as_before_afterwards, teardown_works_with_either_side_dead);
+
+async fn a_database_gets_replicas_under_writes_and_is_as_before_afterwards<D: Database>() {
+    let namespace = format!("understudy-story-{}", D::NAME);
+    let shop = Place::<D>::with_source(&namespace).await;
     let primary = shop.service("orders-db").await;
-    let writer = Writer::start(primary.clone()).await;
+    let rows = || async { D::connect(&primary).await.unwrap().count().await.unwrap() };
+    let writer = Writer::start::<D>(primary.clone()).await;
     let before = shop.snapshot("orders-db-0").await;
 
     // Dry run: everything is said, nothing is changed.
-    let mut resource = replication("orders", "orders-db");
+    let mut resource = replication_of::<D>("orders", "orders-db");
     resource["spec"]["dryRun"] = json!(true);
     shop.apply(&resource).unwrap();
     shop.phase("orders", Phase::DryRun, 30).await;
     let status = shop.get("orders").await.unwrap().status.unwrap();
-    assert!(status.would_do.iter().any(|line| line.contains("pg_hba.conf")), "{:?}", status.would_do);
+    assert!(status.would_do.iter().any(|line| line.contains(D::DRY_RUN)), "{:?}", status.would_do);
     assert!(status.disruption.unwrap().expected.starts_with("none"));
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     assert!(shop.names::<Job>("app.kubernetes.io/managed-by=understudy").await.is_empty());
@@ -56,20 +46,19 @@ async fn a_database_gets_replicas_under_writes_and_is_as_before_afterwards() {
     assert!(status.would_do.is_empty());
     let backup = status.backup.unwrap();
     assert!(backup.checksum.is_some() && backup.position.is_some() && backup.bytes > Some(1 << 20), "{backup:?}");
-    let rows = query(&primary, "SELECT count(*) FROM orders").await.unwrap()[0].parse().unwrap();
-    nothing_is_missing(&shop, "orders-replica-1-0", rows).await;
-    read_only(&shop, "orders-replica-1-0").await;
+    shop.nothing_is_missing("orders-replica-1-0", rows().await).await;
+    shop.read_only("orders-replica-1-0").await;
 
     // The names under which it is reached, and what the application is told.
-    for (service, recovery) in [("orders-primary", "f"), ("orders-replicas", "t")] {
+    for (service, takes_writes) in [("orders-primary", true), ("orders-replicas", false)] {
         let host = shop.service(service).await;
-        let answer = wait(&format!("{service} answers"), 30, || query(&host, "SELECT pg_is_in_recovery()")).await;
-        assert_eq!(answer, [recovery], "{service}");
+        let answer = wait(&format!("{service} answers"), 30, || async { D::connect(&host).await?.takes_writes().await }).await;
+        assert_eq!(answer, takes_writes, "{service}");
     }
     let data = shop.data("shop-env").await;
-    assert_eq!(data["POSTGRESQL_ADDRESS"], "orders-db.understudy-story.svc");
-    assert_eq!(data["POSTGRESQL_SLAVE_ADDRESSES_INT"], "orders-replica-1.understudy-story.svc");
-    assert_eq!(data["POSTGRESQL_SLAVE_ADDRESSES_EXT"], "");
+    assert_eq!(data[&Place::<D>::key("ADDRESS")], format!("orders-db.{namespace}.svc"));
+    assert_eq!(data[&Place::<D>::key("SLAVE_ADDRESSES_INT")], format!("orders-replica-1.{namespace}.svc"));
+    assert_eq!(data[&Place::<D>::key("SLAVE_ADDRESSES_EXT")], "");
     assert_eq!(data["OTHER"], "theirs");
     assert_eq!(shop.names::<Pod>("app=orders-db").await, ["orders-db-0"], "a client of the source must not end up on a replica");
     let story = shop.kubectl(&["describe", "dbrep", "orders"]).unwrap();
@@ -81,28 +70,26 @@ async fn a_database_gets_replicas_under_writes_and_is_as_before_afterwards() {
     shop.api::<Pod>().delete("orders-replica-1-0", &DeleteParams::default()).await.unwrap();
     let begun = Instant::now();
     wait("the replica is back", 60, || async {
-        let answer = shop.sql("orders-replica-1-0", "SELECT pg_is_in_recovery()").await?;
-        assert_eq!(answer, ["t"], "a replica that takes writes");
+        assert!(!shop.connect("orders-replica-1-0").await?.takes_writes().await?, "a replica that takes writes");
         let pod: Pod = shop.api().get("orders-replica-1-0").await.map_err(|e| e.to_string())?;
         let new = pod.metadata.deletion_timestamp.is_none() && begun.elapsed() > Duration::from_secs(2);
         if new { Ok(()) } else { Err("still the old pod".to_owned()) }
     })
     .await;
     shop.replicating("orders", 60).await;
-    read_only(&shop, "orders-replica-1-0").await;
+    shop.read_only("orders-replica-1-0").await;
 
     // 1 → 2 → 1: the second one is made from the same backup.
     shop.edit("orders", json!({"replicas": 2})).await;
     shop.replicating("orders", 120).await;
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
-    assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "orders-replica-1.understudy-story.svc,orders-replica-2.understudy-story.svc");
-    let rows = query(&primary, "SELECT count(*) FROM orders").await.unwrap()[0].parse().unwrap();
-    nothing_is_missing(&shop, "orders-replica-2-0", rows).await;
+    assert_eq!(shop.replica_addresses().await, format!("orders-replica-1.{namespace}.svc,orders-replica-2.{namespace}.svc"));
+    shop.nothing_is_missing("orders-replica-2-0", rows().await).await;
     shop.edit("orders", json!({"replicas": 1})).await;
     shop.replicating("orders", 120).await;
-    assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "orders-replica-1.understudy-story.svc");
+    assert_eq!(shop.replica_addresses().await, format!("orders-replica-1.{namespace}.svc"));
     assert_eq!(shop.names::<StatefulSet>("understudy.dev/replication=orders").await, ["orders-replica-1"]);
-    assert_eq!(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap().len(), 1);
+    assert_eq!(shop.traces("orders-db-0").await.len(), D::TRACES);
     assert_eq!(shop.names::<PersistentVolumeClaim>("understudy.dev/retained=true").await.len(), 1, "Retain is the default");
 
     // Two idle minutes: the application writes, the operator does not.
@@ -112,13 +99,14 @@ async fn a_database_gets_replicas_under_writes_and_is_as_before_afterwards() {
     shop.edit("orders", json!({"enabled": false})).await;
     shop.phase("orders", Phase::Standalone, 90).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
-    assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "");
+    assert_eq!(shop.traces("orders-db-0").await, [""; 0]);
+    assert_eq!(shop.replica_addresses().await, "");
     let ours = "app.kubernetes.io/managed-by=understudy";
     assert!(shop.names::<StatefulSet>(ours).await.is_empty() && shop.names::<Job>(ours).await.is_empty() && shop.names::<Service>(ours).await.is_empty());
     let (written, errors) = writer.finish();
     assert!(errors.is_empty(), "clients of the source saw errors: {errors:?}");
     assert!(written > 2000, "{written}");
-    assert_eq!(query(&primary, "SELECT count(*) FROM orders").await.unwrap(), [written.to_string()]);
+    assert_eq!(rows().await, written);
     idle(&shop, 120).await;
 
     // Enable again, and delete in the middle of it.
@@ -134,36 +122,36 @@ async fn a_database_gets_replicas_under_writes_and_is_as_before_afterwards() {
     shop.remove().await;
 }
 
-#[tokio::test]
-async fn teardown_works_with_either_side_dead() {
-    let shop = Shop::with_source("understudy-dead").await;
-    shop.apply(&replication("orders", "orders-db")).unwrap();
+async fn teardown_works_with_either_side_dead<D: Database>() {
+    let shop = Place::<D>::with_source(&format!("understudy-dead-{}", D::NAME)).await;
+    let before = shop.snapshot("orders-db-0").await;
+    shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
     shop.replicating("orders", 120).await;
-    let with_replica = shop.snapshot("orders-db-0").await;
+    assert_ne!(shop.snapshot("orders-db-0").await, before);
 
     // The replica is dead: its StatefulSet is scaled away by somebody.
     shop.kubectl(&["scale", "statefulset", "orders-replica-1", "--replicas=0"]).unwrap();
     shop.delete("orders", 90).await;
-    let after = shop.snapshot("orders-db-0").await;
-    assert_ne!(with_replica, after);
-    assert!(!after.iter().any(|line| line.contains("understudy")), "{after:?}");
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
 
     // The source is gone, StatefulSet and all.
-    shop.apply(&replication("orders", "orders-db")).unwrap();
+    shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
     shop.replicating("orders", 120).await;
     shop.kubectl(&["delete", "statefulset", "orders-db"]).unwrap();
     shop.reason("orders", "SourceNotFound", 60).await;
     shop.delete("orders", 60).await;
-    assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "");
+    assert_eq!(shop.replica_addresses().await, "");
 
     // The source is there but does not answer: given up after a minute, and said with what is left.
     shop.source("orders-db", |_| {}).await;
-    shop.apply(&replication("orders", "orders-db")).unwrap();
+    shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
     shop.replicating("orders", 120).await;
     shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=0"]).unwrap();
     shop.reason("orders", "SourceScaledToZero", 60).await;
     shop.delete("orders", 120).await;
     let events = shop.kubectl(&["get", "events", "--field-selector=reason=SourceNotCleaned", "-o", "jsonpath={.items[*].message}"]).unwrap();
-    assert!(events.contains("pg_drop_replication_slot") && events.contains("DROP ROLE"), "{events}");
+    for word in D::BY_HAND {
+        assert!(events.contains(word), "{word}: {events}");
+    }
     shop.remove().await;
 }

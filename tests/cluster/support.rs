@@ -9,21 +9,26 @@ use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::Write;
+use std::marker::PhantomData;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio_postgres::{NoTls, SimpleQueryMessage};
 use understudy::api::{DatabaseReplication, Phase};
 
-pub const PASSWORD: &str = "canary-4f1d7c0e-never-outside-a-secret";
-pub const USER: &str = "orders";
+pub use crate::databases::{Database, PASSWORD, PostgreSql, query};
 
-/// A namespace of its own with a source in it.
-pub struct Shop {
+pub const USER: &str = PostgreSql::USER;
+
+/// A namespace of its own with a source of one engine in it.
+pub struct Place<D> {
     pub client: Client,
     pub namespace: String,
+    engine: PhantomData<fn() -> D>,
 }
+
+/// One with a PostgreSQL.
+pub type Shop = Place<PostgreSql>;
 
 fn guard() {
     let current = std::env::var("CLUSTER").is_ok_and(|cluster| cluster == "current");
@@ -61,40 +66,22 @@ where
     }
 }
 
-/// The StatefulSet of a source with the official image's defaults.
+/// The StatefulSet of a PostgreSQL with the official image's defaults.
 pub fn stateful_set(name: &str) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
-        "spec": {
-            "serviceName": name, "replicas": 1, "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {"terminationGracePeriodSeconds": 5, "containers": [{
-                    "name": "postgres", "image": "postgres:17",
-                    "env": [
-                        {"name": "POSTGRES_USER", "value": USER},
-                        {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": name, "key": "password"}}},
-                        {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}
-                    ],
-                    "ports": [{"containerPort": 5432}],
-                    "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1", "-U", USER]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 6},
-                    "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]
-                }]}
-            },
-            "volumeClaimTemplates": [{
-                "metadata": {"name": "data"},
-                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-            }]
-        }
-    })
+    PostgreSql::stateful_set(name)
+}
+
+/// A resource that gives a PostgreSQL its replicas.
+pub fn replication(name: &str, source: &str) -> Value {
+    replication_of::<PostgreSql>(name, source)
 }
 
 /// A resource that gives `source` its replicas.
-pub fn replication(name: &str, source: &str) -> Value {
+pub fn replication_of<D: Database>(name: &str, source: &str) -> Value {
     json!({
         "apiVersion": "understudy.dev/v1alpha1", "kind": "DatabaseReplication", "metadata": {"name": name},
         "spec": {
-            "engine": "PostgreSQL",
+            "engine": D::ENGINE,
             "source": {"statefulSetRef": {"name": source}, "credentials": {"secretRef": {"name": source}}},
             "replicas": 1,
             "backup": {"volume": {"size": "1Gi"}},
@@ -104,12 +91,59 @@ pub fn replication(name: &str, source: &str) -> Value {
 }
 
 impl Shop {
+    /// Executes SQL on the pod `name`.
+    pub async fn sql(&self, pod: &str, sql: &str) -> Result<Vec<String>, String> {
+        query(&self.pod_ip(pod).await?, sql).await
+    }
+}
+
+impl<D: Database> Place<D> {
+    /// A client's connection to a pod.
+    pub async fn connect(&self, pod: &str) -> Result<D, String> {
+        D::connect(&self.pod_ip(pod).await?).await
+    }
+
+    /// Everything on the source that must be the same after disabling.
+    pub async fn snapshot(&self, pod: &str) -> Vec<String> {
+        self.connect(pod).await.unwrap().snapshot().await.unwrap()
+    }
+
+    /// Users, slots and the like of ours on the source.
+    pub async fn traces(&self, pod: &str) -> Vec<String> {
+        self.connect(pod).await.unwrap().traces().await.unwrap()
+    }
+
+    /// Name of a variable.
+    pub fn key(suffix: &str) -> String {
+        format!("{}_{suffix}", D::PREFIX)
+    }
+
+    /// Addresses of replicas as the application is told them.
+    pub async fn replica_addresses(&self) -> String {
+        self.data("shop-env").await[&Self::key("SLAVE_ADDRESSES_INT")].clone()
+    }
+
+    /// Every row that was confirmed on the source is on the replica too.
+    pub async fn nothing_is_missing(&self, replica: &str, rows: u64) {
+        wait(&format!("{rows} rows on {replica}"), 30, || async {
+            let found = self.connect(replica).await?.count().await?;
+            if found >= rows { Ok(()) } else { Err(found.to_string()) }
+        })
+        .await;
+    }
+
+    /// A replica serves reads only.
+    pub async fn read_only(&self, replica: &str) {
+        let refused = self.connect(replica).await.unwrap().insert(u64::from(u32::MAX)).await.unwrap_err();
+        assert!(D::is_read_only(&refused), "{refused}");
+    }
+
     /// A new, empty namespace; one that an earlier run left is removed first.
     pub async fn new(namespace: &str) -> Self {
         guard();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default().await.expect("a cluster to talk to");
-        let shop = Self { client, namespace: namespace.to_owned() };
+        let shop = Self { client, namespace: namespace.to_owned(), engine: PhantomData };
         shop.remove().await;
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         Api::all(shop.client.clone()).create(&PostParams::default(), &object).await.unwrap();
@@ -125,12 +159,12 @@ impl Shop {
 
     /// Adds a source; `change` may reshape its StatefulSet.
     pub async fn source(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        self.secret(name, json!({"username": USER, "password": PASSWORD}));
+        self.secret(name, json!({"username": D::USER, "password": PASSWORD}));
         self.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-env"}, "data": {"OTHER": "theirs"}})).unwrap();
         self.apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"selector": {"app": name}, "ports": [{"name": "postgresql", "port": 5432}]}}))
+            "spec": {"selector": {"app": name}, "ports": [{"name": D::NAME, "port": D::PORT}]}}))
             .unwrap();
-        let mut object = stateful_set(name);
+        let mut object = D::stateful_set(name);
         change(&mut object);
         self.apply(&object).unwrap();
         self.source_ready(name).await;
@@ -271,28 +305,6 @@ impl Shop {
         names
     }
 
-    /// Executes SQL on the pod `name`.
-    pub async fn sql(&self, pod: &str, sql: &str) -> Result<Vec<String>, String> {
-        query(&self.pod_ip(pod).await?, sql).await
-    }
-
-    /// Everything on the source that must be the same after disabling: settings, roles, slots, pg_hba.conf to the byte, postgresql.auto.conf.
-    pub async fn snapshot(&self, pod: &str) -> Vec<String> {
-        let mut all = Vec::new();
-        for sql in [
-            "SELECT name || '=' || coalesce(setting, '') || ' ' || source || ' ' || pending_restart FROM pg_settings WHERE source <> 'client' AND name NOT IN ('transaction_read_only') ORDER BY name",
-            "SELECT rolname || ' ' || rolsuper || rolreplication || rolcanlogin || coalesce(rolpassword, '') FROM pg_authid ORDER BY rolname",
-            "SELECT slot_name FROM pg_replication_slots ORDER BY slot_name",
-            "SELECT pg_read_file(current_setting('hba_file'))",
-            "SELECT pg_read_file(current_setting('data_directory') || '/postgresql.auto.conf')",
-            "SELECT line_number || type || auth_method FROM pg_hba_file_rules ORDER BY 1",
-            "SELECT string_agg(name, ' ' ORDER BY name) FROM pg_ls_dir(current_setting('data_directory')) AS d(name)",
-        ] {
-            all.extend(self.sql(pod, sql).await.unwrap());
-        }
-        all
-    }
-
     /// Removes the namespace and what is in it. Resources go first, while the source is still there to be cleaned.
     pub async fn remove(&self) {
         let api: Api<Namespace> = Api::all(self.client.clone());
@@ -311,24 +323,6 @@ impl Shop {
     }
 }
 
-/// Executes SQL on a server; gives the first column of each row.
-pub async fn query(host: &str, sql: &str) -> Result<Vec<String>, String> {
-    guard();
-    let mut config = tokio_postgres::Config::new();
-    config.host(host).user(USER).password(PASSWORD).dbname("postgres").connect_timeout(Duration::from_secs(3));
-    let text = |error: tokio_postgres::Error| error.as_db_error().map_or_else(|| error.to_string(), |e| format!("{}: {}", e.code().code(), e.message()));
-    let (client, connection) = config.connect(NoTls).await.map_err(text)?;
-    tokio::spawn(connection);
-    let messages = tokio::time::timeout(Duration::from_secs(10), client.simple_query(sql)).await.map_err(|_| "no answer in 10 s")?.map_err(text)?;
-    Ok(messages
-        .iter()
-        .filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
-            _ => None,
-        })
-        .collect())
-}
-
 /// A client that writes 50 rows a second through a Service, on one connection after another.
 pub struct Writer {
     stop: Arc<AtomicBool>,
@@ -337,17 +331,14 @@ pub struct Writer {
 
 impl Writer {
     /// Makes the table and begins to write.
-    pub async fn start(host: String) -> Self {
+    pub async fn start<D: Database>(host: String) -> Self {
         // A Service reaches its pod a moment after the pod is ready.
-        wait("the source answers through its Service", 30, || {
-            query(&host, "CREATE TABLE IF NOT EXISTS orders (id bigint PRIMARY KEY, at timestamptz DEFAULT now())")
-        })
-        .await;
+        wait("the source answers through its Service", 30, || async { D::connect(&host).await?.prepare().await }).await;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(write(&host, &seen))
+            runtime.block_on(write::<D>(&host, &seen))
         });
         Self { stop, thread }
     }
@@ -359,27 +350,18 @@ impl Writer {
     }
 }
 
-async fn write(host: &str, stop: &AtomicBool) -> (u64, Vec<String>) {
+async fn write<D: Database>(host: &str, stop: &AtomicBool) -> (u64, Vec<String>) {
     const MOST: u64 = 50 * 60 * 30;
     let (mut written, mut errors) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) && written < MOST && errors.len() < 1000 {
-        let connected = tokio_postgres::Config::new()
-            .host(host)
-            .user(USER)
-            .password(PASSWORD)
-            .dbname("postgres")
-            .connect_timeout(Duration::from_secs(3))
-            .connect(NoTls)
-            .await;
-        let (client, connection) = match connected {
-            Ok(connected) => connected,
+        let mut client = match D::connect(host).await {
+            Ok(client) => client,
             Err(error) => {
-                errors.push(error.to_string());
+                errors.push(error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        tokio::spawn(connection);
         let mut pace = tokio::time::interval(Duration::from_millis(20));
         // A new connection every ten seconds: clients come and go.
         for _ in 0..500 {
@@ -387,10 +369,10 @@ async fn write(host: &str, stop: &AtomicBool) -> (u64, Vec<String>) {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            match client.execute("INSERT INTO orders (id) VALUES ($1)", &[&i64::try_from(written + 1).unwrap()]).await {
-                Ok(_) => written += 1,
+            match client.insert(written + 1).await {
+                Ok(()) => written += 1,
                 Err(error) => {
-                    errors.push(error.to_string());
+                    errors.push(error);
                     break;
                 }
             }

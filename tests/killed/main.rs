@@ -4,10 +4,14 @@
 //! says a step begins or is done. The Deployment is scaled to zero meanwhile.
 #![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "../cluster/databases/mod.rs"]
+#[allow(dead_code)]
+mod databases;
 #[path = "../cluster/support.rs"]
 #[allow(dead_code)]
 mod support;
 
+use databases::for_every_engine;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,7 +23,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-use support::{Shop, Writer, query, replication, run, wait};
+use support::{Database, Place, Shop, Writer, replication, replication_of, run, wait};
 use understudy::api::Phase;
 
 const NAMESPACE: &str = "understudy-system";
@@ -93,8 +97,9 @@ impl Operator {
 }
 
 /// Runs the operator until `reached`, killing it at the first begin and the first end of every step. Gives how often.
-async fn killed_at_each_step<F>(shop: &Shop, kubeconfig: &std::path::Path, what: &str, mut reached: impl FnMut() -> F) -> usize
+async fn killed_at_each_step<D, F>(shop: &Place<D>, kubeconfig: &std::path::Path, what: &str, mut reached: impl FnMut() -> F) -> usize
 where
+    D: Database,
     F: Future<Output = bool>,
 {
     let mut seen = BTreeSet::new();
@@ -118,14 +123,15 @@ where
     }
 }
 
-#[tokio::test]
-async fn killed_at_each_step_it_converges_to_the_same_end() {
-    let shop = Shop::with_source("understudy-killed").await;
+for_every_engine!(killed_at_each_step_it_converges_to_the_same_end);
+
+async fn killed_at_each_step_it_converges_to_the_same_end<D: Database>() {
+    let shop = Place::<D>::with_source(&format!("understudy-killed-{}", D::NAME)).await;
     let _aside = Aside::step();
     let directory = tempfile::tempdir().unwrap();
     let config = kubeconfig(directory.path());
     let primary = shop.service("orders-db").await;
-    let writer = Writer::start(primary.clone()).await;
+    let writer = Writer::start::<D>(primary.clone()).await;
     let before = shop.snapshot("orders-db-0").await;
     let replicating = || async { shop.condition("orders", "Ready").await.is_ok_and(|(_, reason, _)| reason == "Replicating") };
     // The finalizer goes after the status is written: only then is nothing left to do.
@@ -134,26 +140,22 @@ async fn killed_at_each_step_it_converges_to_the_same_end() {
         resource.status.is_some_and(|status| status.phase == Some(Phase::Standalone)) && resource.metadata.finalizers.is_none()
     };
 
-    let mut resource = replication("orders", "orders-db");
+    let mut resource = replication_of::<D>("orders", "orders-db");
     resource["spec"]["deletionPolicy"] = json!("Delete");
     shop.apply(&resource).unwrap();
     let kills = killed_at_each_step(&shop, &config, "enable", replicating).await;
     assert!(kills >= 20, "{kills}");
     let one = |found: Vec<String>| assert_eq!(found.len(), 1, "{found:?}");
     one(shop.names::<Job>("understudy.dev/component=backup").await);
-    one(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap());
-    one(shop.sql("orders-db-0", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await.unwrap());
-    one(shop
-        .sql("orders-db-0", "SELECT l FROM regexp_split_to_table(pg_read_file(current_setting('hba_file')), '\n') l WHERE l LIKE '%understudy%'")
-        .await
-        .unwrap());
+    let traces = shop.traces("orders-db-0").await;
+    assert_eq!(traces.len(), D::TRACES, "one of each kind: {traces:?}");
 
     shop.edit("orders", json!({"replicas": 2})).await;
     killed_at_each_step(&shop, &config, "scale up", replicating).await;
     one(shop.names::<Job>("understudy.dev/component=backup").await);
     shop.edit("orders", json!({"replicas": 1})).await;
     killed_at_each_step(&shop, &config, "scale down", replicating).await;
-    one(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap());
+    assert_eq!(shop.traces("orders-db-0").await.len(), D::TRACES);
     one(shop.names::<k8s_openapi::api::core::v1::PersistentVolumeClaim>("understudy.dev/component=replica").await);
 
     shop.edit("orders", json!({"enabled": false})).await;
@@ -161,7 +163,7 @@ async fn killed_at_each_step_it_converges_to_the_same_end() {
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     let (written, errors) = writer.finish();
     assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(query(&primary, "SELECT count(*) FROM orders").await.unwrap(), [written.to_string()]);
+    assert_eq!(shop.connect("orders-db-0").await.unwrap().count().await.unwrap(), written);
 
     // Nothing is left to undo: it goes at once, without the operator.
     shop.kubectl(&["delete", "dbrep", "orders", "--timeout=20s"]).unwrap();

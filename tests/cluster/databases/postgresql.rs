@@ -1,0 +1,126 @@
+//! PostgreSQL.
+
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use super::{Database, PASSWORD};
+
+/// A client of a PostgreSQL server.
+pub struct PostgreSql(Client);
+
+impl PostgreSql {
+    async fn rows(&self, sql: &str) -> Result<Vec<String>, String> {
+        let messages = tokio::time::timeout(Duration::from_secs(10), self.0.simple_query(sql)).await.map_err(|_| "no answer in 10 s")?.map_err(text)?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+fn text(error: tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |e| format!("{}: {}", e.code().code(), e.message()))
+}
+
+/// Executes SQL on a new connection; gives the first column.
+pub async fn query(host: &str, sql: &str) -> Result<Vec<String>, String> {
+    PostgreSql::connect(host).await?.rows(sql).await
+}
+
+impl Database for PostgreSql {
+    const ENGINE: &'static str = "PostgreSQL";
+    const NAME: &'static str = "postgresql";
+    const PREFIX: &'static str = "POSTGRESQL";
+    const PORT: u16 = 5432;
+    const USER: &'static str = "orders";
+    const DRY_RUN: &'static str = "pg_hba.conf";
+    const LOGIN_REFUSED: &'static str = "password authentication failed for user \"orders\"";
+    const REPLICATION_PASSWORD: &'static str = "cut -d: -f5 $PGDATA/understudy.pgpass";
+
+    const TRACES: usize = 3;
+    const BY_HAND: &'static [&'static str] = &["pg_drop_replication_slot", "DROP ROLE"];
+
+    fn stateful_set(name: &str) -> Value {
+        json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+            "spec": {
+                "serviceName": name, "replicas": 1, "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"terminationGracePeriodSeconds": 5, "containers": [{
+                        "name": "postgres", "image": "postgres:17",
+                        "env": [
+                            {"name": "POSTGRES_USER", "value": Self::USER},
+                            {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": name, "key": "password"}}},
+                            {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}
+                        ],
+                        "ports": [{"containerPort": Self::PORT}],
+                        "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1", "-U", Self::USER]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 6},
+                        "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]
+                    }]}
+                },
+                "volumeClaimTemplates": [{
+                    "metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+                }]
+            }
+        })
+    }
+
+    async fn connect(host: &str) -> Result<Self, String> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(host).user(Self::USER).password(PASSWORD).dbname("postgres").connect_timeout(Duration::from_secs(3));
+        let (client, connection) = config.connect(NoTls).await.map_err(text)?;
+        tokio::spawn(connection);
+        Ok(Self(client))
+    }
+
+    async fn prepare(&mut self) -> Result<(), String> {
+        self.rows("CREATE TABLE IF NOT EXISTS orders (id bigint PRIMARY KEY, at timestamptz DEFAULT now())").await.map(drop)
+    }
+
+    async fn insert(&mut self, id: u64) -> Result<(), String> {
+        self.rows(&format!("INSERT INTO orders (id) VALUES ({id})")).await.map(drop)
+    }
+
+    async fn count(&mut self) -> Result<u64, String> {
+        let rows = self.rows("SELECT count(*) FROM orders").await?;
+        rows.first().and_then(|count| count.parse().ok()).ok_or_else(|| format!("{rows:?}"))
+    }
+
+    async fn takes_writes(&mut self) -> Result<bool, String> {
+        Ok(self.rows("SELECT pg_is_in_recovery()").await? == ["f"])
+    }
+
+    fn is_read_only(error: &str) -> bool {
+        error.starts_with("25006")
+    }
+
+    async fn snapshot(&mut self) -> Result<Vec<String>, String> {
+        let mut all = Vec::new();
+        for sql in [
+            "SELECT name || '=' || coalesce(setting, '') || ' ' || source || ' ' || pending_restart FROM pg_settings WHERE source <> 'client' AND name NOT IN ('transaction_read_only') ORDER BY name",
+            "SELECT rolname || ' ' || rolsuper || rolreplication || rolcanlogin || coalesce(rolpassword, '') FROM pg_authid ORDER BY rolname",
+            "SELECT slot_name FROM pg_replication_slots ORDER BY slot_name",
+            "SELECT pg_read_file(current_setting('hba_file'))",
+            "SELECT pg_read_file(current_setting('data_directory') || '/postgresql.auto.conf')",
+            "SELECT line_number || type || auth_method FROM pg_hba_file_rules ORDER BY 1",
+            "SELECT string_agg(name, ' ' ORDER BY name) FROM pg_ls_dir(current_setting('data_directory')) AS d(name)",
+        ] {
+            all.extend(self.rows(sql).await?);
+        }
+        Ok(all)
+    }
+
+    async fn traces(&mut self) -> Result<Vec<String>, String> {
+        let mut all = self.rows("SELECT slot_name FROM pg_replication_slots").await?;
+        all.extend(self.rows("SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await?);
+        let lines = "SELECT l FROM regexp_split_to_table(pg_read_file(current_setting('hba_file')), '\n') l WHERE l LIKE '%understudy%'";
+        all.extend(self.rows(lines).await?);
+        Ok(all)
+    }
+}
