@@ -6,6 +6,8 @@ TARGET := x86_64-unknown-linux-gnu
 CLUSTER_COMMAND := deploy/local/cluster
 # CLUSTER=current: the cluster of the current kubectl context, instead of a throw-away one.
 export CLUSTER ?= local
+# Which database the demo shows.
+export ENGINE ?= postgresql
 
 .PHONY: help
 help: ## this list
@@ -34,7 +36,7 @@ install: ## install the operator with its chart, or bring it up to date
 	@$(CLUSTER_COMMAND) enter deploy/install
 
 .PHONY: demo
-demo: cluster-up $(if $(IMAGE),,image) install ## a PostgreSQL with an application gets its replica: before and after, and left running
+demo: cluster-up $(if $(IMAGE),,image) install ## a database with an application gets its replica (ENGINE=postgresql, mysql or redis): before and after, and left running
 	@$(CLUSTER_COMMAND) enter deploy/demo up
 
 .PHONY: demo-down

@@ -83,7 +83,12 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
     shop.remove().await;
 }
 
-for_every_engine!(a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for, wrong_credentials_sizes_and_names_are_each_said_with_what_to_do);
+for_every_engine!(
+    a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for,
+    wrong_credentials_sizes_and_names_are_each_said_with_what_to_do,
+    of_two_resources_with_one_source_the_first_keeps_it_and_the_second_waits,
+    a_restore_that_is_killed_is_tried_again
+);
 
 async fn a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for<D: Database>() {
     let namespace = format!("understudy-pods-{}", D::NAME);
@@ -234,22 +239,22 @@ async fn rules_that_the_server_cannot_write_are_mended_with_the_line_that_the_co
     shop.remove().await;
 }
 
-#[tokio::test]
-async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_waits() {
-    let shop = Shop::with_source("understudy-rivals").await;
+async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_waits<D: Database>() {
+    let namespace = format!("understudy-rivals-{}", D::NAME);
+    let shop = Place::<D>::with_source(&namespace).await;
     let before = shop.snapshot("orders-db-0").await;
-    shop.apply(&replication("first", "orders-db")).unwrap();
+    shop.apply(&replication_of::<D>("first", "orders-db")).unwrap();
     shop.replicating("first", 120).await;
     let held = shop.snapshot("orders-db-0").await;
 
-    shop.apply(&replication("second", "orders-db")).unwrap();
+    shop.apply(&replication_of::<D>("second", "orders-db")).unwrap();
     blocked(&shop, "second", "SourceTaken", &["first came first", "raise replicas in first, or delete one of the two"]).await;
     assert_eq!(shop.snapshot("orders-db-0").await, held);
     assert_eq!(shop.condition("first", "Ready").await.unwrap().1, "Replicating");
 
     shop.delete("first", 90).await;
     shop.replicating("second", 120).await;
-    assert_eq!(shop.data("shop-env").await["POSTGRESQL_SLAVE_ADDRESSES_INT"], "second-replica-1.understudy-rivals.svc");
+    assert_eq!(shop.replica_addresses().await, format!("second-replica-1.{namespace}.svc"));
     shop.delete("second", 90).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
@@ -320,7 +325,7 @@ async fn a_source_that_goes_in_the_middle_of_the_backup_gets_one_backup_once_it_
 }
 
 /// Name of the restore Job's pod that has not ended, other than `old`.
-async fn restore_pod(shop: &Shop, old: &str) -> String {
+async fn restore_pod<D: Database>(shop: &Place<D>, old: &str) -> String {
     wait("a restore runs", 90, || async {
         let pods = shop.api::<Pod>().list(&ListParams::default().labels("understudy.dev/component=restore")).await.map_err(|e| e.to_string())?;
         let living = |pod: &&Pod| !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
@@ -330,11 +335,10 @@ async fn restore_pod(shop: &Shop, old: &str) -> String {
     .await
 }
 
-#[tokio::test]
-async fn a_restore_that_is_killed_is_tried_again() {
-    let shop = Shop::with_source("understudy-restore").await;
+async fn a_restore_that_is_killed_is_tried_again<D: Database>() {
+    let shop = Place::<D>::with_source(&format!("understudy-restore-{}", D::NAME)).await;
     let before = shop.snapshot("orders-db-0").await;
-    shop.apply(&replication("orders", "orders-db")).unwrap();
+    shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
 
     let pod = restore_pod(&shop, "").await;
     shop.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).unwrap();

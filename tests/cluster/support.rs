@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use understudy::api::{DatabaseReplication, Phase};
 
+#[allow(unused_imports, reason = "not every test binary asks for each")]
 pub use crate::databases::{Database, PASSWORD, PostgreSql, query};
 
 pub const USER: &str = PostgreSql::USER;
@@ -159,7 +160,7 @@ impl<D: Database> Place<D> {
 
     /// Adds a source; `change` may reshape its StatefulSet.
     pub async fn source(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        self.secret(name, json!({"username": D::USER, "password": PASSWORD}));
+        self.secret(name, D::secret());
         self.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-env"}, "data": {"OTHER": "theirs"}})).unwrap();
         self.apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"selector": {"app": name}, "ports": [{"name": D::NAME, "port": D::PORT}]}}))

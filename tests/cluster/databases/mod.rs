@@ -29,10 +29,15 @@ pub trait Database: Send + Sized + 'static {
     /// Files of a replica, below its data directory, in a shell's words, that hold the replication user's password; and how it is cut out of them.
     const REPLICATION_PASSWORD: &'static str;
 
+    /// The smallest size in bytes that a full backup can have.
+    const LEAST_BACKUP: i64;
     /// How many traces an enabling with one replica leaves on the source.
     const TRACES: usize;
     /// Parts of what a person is told to do by hand where the source could not be cleaned.
     const BY_HAND: &'static [&'static str];
+
+    /// What the Secret of a source holds.
+    fn secret() -> Value;
 
     /// The StatefulSet of a source with the official image's defaults; the password stands in the Secret of the same name.
     fn stateful_set(name: &str) -> Value;

@@ -42,7 +42,12 @@ impl Database for PostgreSql {
     const REPLICATION_PASSWORD: &'static str = "cut -d: -f5 $PGDATA/understudy.pgpass";
 
     const TRACES: usize = 3;
+    const LEAST_BACKUP: i64 = 1 << 20;
     const BY_HAND: &'static [&'static str] = &["pg_drop_replication_slot", "DROP ROLE"];
+
+    fn secret() -> Value {
+        json!({"username": Self::USER, "password": PASSWORD})
+    }
 
     fn stateful_set(name: &str) -> Value {
         json!({

@@ -1,0 +1,107 @@
+//! Redis.
+
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use super::{Database, PASSWORD};
+
+/// A client of a Redis server.
+pub struct Redis(MultiplexedConnection);
+
+fn text(error: RedisError) -> String {
+    format!("{} {}", error.code().unwrap_or_default(), error.detail().map_or_else(|| error.to_string(), str::to_owned))
+}
+
+impl Redis {
+    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, String> {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        tokio::time::timeout(Duration::from_secs(10), command.query_async(&mut self.0)).await.map_err(|_| "no answer in 10 s")?.map_err(text)
+    }
+}
+
+impl Database for Redis {
+    const ENGINE: &'static str = "Redis";
+    const NAME: &'static str = "redis";
+    const PREFIX: &'static str = "REDIS";
+    const PORT: u16 = 6379;
+    const USER: &'static str = "default";
+    const DRY_RUN: &'static str = "understudy_";
+    const LOGIN_REFUSED: &'static str = "WRONGPASS";
+    const REPLICATION_PASSWORD: &'static str = "sed -n 's/^masterauth //p' /data/understudy.conf | tr -d '\"'";
+    const TRACES: usize = 1;
+    const LEAST_BACKUP: i64 = 100;
+    const BY_HAND: &'static [&'static str] = &["ACL DELUSER"];
+
+    fn secret() -> Value {
+        json!({"username": Self::USER, "password": PASSWORD, "redis.conf": format!("requirepass {PASSWORD}\nprotected-mode no\nsave 3600 1 300 100 60 10000\n")})
+    }
+
+    fn stateful_set(name: &str) -> Value {
+        json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+            "spec": {
+                "serviceName": name, "replicas": 1, "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"terminationGracePeriodSeconds": 5, "containers": [{
+                        "name": "redis", "image": "redis:8", "args": ["/etc/redis/redis.conf"],
+                        "ports": [{"containerPort": Self::PORT}],
+                        "readinessProbe": {"tcpSocket": {"port": Self::PORT}, "periodSeconds": 1},
+                        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "configuration", "mountPath": "/etc/redis"}]
+                    }],
+                    "volumes": [{"name": "configuration", "secret": {"secretName": name, "items": [{"key": "redis.conf", "path": "redis.conf"}]}}]}
+                },
+                "volumeClaimTemplates": [{
+                    "metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+                }]
+            }
+        })
+    }
+
+    async fn connect(host: &str) -> Result<Self, String> {
+        let settings = RedisConnectionInfo::default().set_password(PASSWORD);
+        let info = (host, Self::PORT).into_connection_info().map_err(text)?.set_redis_settings(settings);
+        let client = redis::Client::open(info).map_err(text)?;
+        let connected = tokio::time::timeout(Duration::from_secs(3), client.get_multiplexed_async_connection()).await;
+        connected.map_err(|_| "no answer in 3 s")?.map_err(text).map(Self)
+    }
+
+    async fn prepare(&mut self) -> Result<(), String> {
+        self.ask::<String>(&["PING"]).await.map(drop)
+    }
+
+    async fn insert(&mut self, id: u64) -> Result<(), String> {
+        self.ask::<u64>(&["SADD", "orders", &id.to_string()]).await.map(drop)
+    }
+
+    async fn count(&mut self) -> Result<u64, String> {
+        self.ask(&["SCARD", "orders"]).await
+    }
+
+    async fn takes_writes(&mut self) -> Result<bool, String> {
+        Ok(self.ask::<String>(&["INFO", "replication"]).await?.contains("role:master"))
+    }
+
+    fn is_read_only(error: &str) -> bool {
+        error.starts_with("READONLY")
+    }
+
+    async fn snapshot(&mut self) -> Result<Vec<String>, String> {
+        let settings: Vec<String> = self.ask(&["CONFIG", "GET", "*"]).await?;
+        let mut all: Vec<String> = settings.chunks(2).map(|pair| pair.join("=")).collect();
+        all.sort();
+        all.extend(self.ask::<Vec<String>>(&["ACL", "LIST"]).await?);
+        let replication: String = self.ask(&["INFO", "replication"]).await?;
+        all.extend(replication.lines().filter(|line| line.starts_with("role:") || line.starts_with("connected_slaves:")).map(str::to_owned));
+        Ok(all)
+    }
+
+    async fn traces(&mut self) -> Result<Vec<String>, String> {
+        let users: Vec<String> = self.ask(&["ACL", "USERS"]).await?;
+        Ok(users.into_iter().filter(|user| user.starts_with("understudy")).collect())
+    }
+}
