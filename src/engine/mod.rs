@@ -12,6 +12,10 @@ macro_rules! with_engine {
                 type $engine = $crate::engine::postgresql::PostgreSql;
                 $body
             }
+            $crate::api::EngineKind::Redis => {
+                type $engine = $crate::engine::redis::Redis;
+                $body
+            }
         }
     };
 }
@@ -19,6 +23,7 @@ pub(crate) use with_engine;
 
 mod position;
 pub mod postgresql;
+pub mod redis;
 
 pub use position::{Lag, Position, TransactionSet};
 
@@ -133,8 +138,8 @@ pub struct SourceSummary {
     pub major_version: u32,
     /// The directory that holds the data, as the server knows it.
     pub data_directory: String,
-    /// Numeric user and group of the server process.
-    pub owner: (u32, u32),
+    /// Numeric user and group of the server process; none where the server can't tell: then the pod template does, or the engine's [`Engine::USER`].
+    pub owner: Option<(u32, u32)>,
     /// Our replication user exists and has a password: who lost its connection could log in again.
     pub access: bool,
     /// The last position written.
@@ -205,6 +210,8 @@ pub trait Engine: Send + Sync + 'static {
     const ADMINISTRATOR: &'static str;
     /// Default prefix of the variables.
     const PREFIX: &'static str;
+    /// Numeric user and group that the official image's entrypoint starts the server as, where neither server nor pod template tell.
+    const USER: (u32, u32);
     /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
     const RESTORE_NEEDS_DATABASE: bool;
 

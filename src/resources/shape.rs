@@ -20,6 +20,21 @@ pub struct Shape {
     pub data_directory: String,
 }
 
+impl Shape {
+    /// Numeric user and group that the template runs the database as; where it leaves that to the image, those that are `usual` for its entrypoint. A group
+    /// that is not set is that of the volumes, and else has the user's number.
+    #[must_use]
+    pub fn user(&self, usual: (u32, u32)) -> (u32, u32) {
+        let (container, pod) = (self.container.security_context.as_ref(), self.template.spec.as_ref().and_then(|spec| spec.security_context.as_ref()));
+        let id = |own: Option<i64>, shared: Option<i64>| own.or(shared).and_then(|id| u32::try_from(id).ok());
+        let user = id(container.and_then(|c| c.run_as_user), pod.and_then(|p| p.run_as_user));
+        // An entrypoint that starts as root drops to the image's own user.
+        let Some(user) = user.filter(|user| *user != 0) else { return usual };
+        let group = id(container.and_then(|c| c.run_as_group), pod.and_then(|p| p.run_as_group));
+        (user, group.or(id(None, pod.and_then(|p| p.fs_group))).unwrap_or(user))
+    }
+}
+
 /// Tells which container of a template is the database: the one named, the one that declares the port, or the only one.
 fn database_container<'a>(template: &'a PodTemplateSpec, named: Option<&str>, port: u16) -> Result<&'a Container, Finding> {
     let containers = template.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
@@ -121,6 +136,21 @@ mod tests {
         assert_eq!(at_the_mount_itself.mount.sub_path.as_deref(), Some("pg"));
         let named = inspect(&source(&pod, &[]), None, 5432, "/var/lib/mysql").unwrap();
         assert_eq!(named.claim.as_deref(), Some("named"));
+    }
+
+    #[test]
+    fn the_user_is_that_of_the_template_or_else_the_usual_one() {
+        let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+        let user = |pod: serde_json::Value, container: serde_json::Value| {
+            let spec = json!({"securityContext": pod, "containers": [{"name": "db", "volumeMounts": mounts, "securityContext": container}]});
+            inspect(&source(&spec, &["data"]), None, 6379, "/data").unwrap().user((999, 1000))
+        };
+        assert_eq!(user(json!({}), json!({})), (999, 1000));
+        assert_eq!(user(json!({"fsGroup": 7}), json!({})), (999, 1000), "the group of the volumes is not that of the process");
+        assert_eq!(user(json!({"runAsUser": 0}), json!({})), (999, 1000), "the entrypoint drops from root");
+        assert_eq!(user(json!({"runAsUser": 1001}), json!({})), (1001, 1001));
+        assert_eq!(user(json!({"runAsUser": 1001, "fsGroup": 7}), json!({})), (1001, 7));
+        assert_eq!(user(json!({"runAsUser": 5, "runAsGroup": 6, "fsGroup": 7}), json!({"runAsUser": 1001})), (1001, 6));
     }
 
     #[test]

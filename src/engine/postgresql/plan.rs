@@ -121,6 +121,7 @@ impl Engine for PostgreSql {
     const DATABASE: &'static str = "postgres";
     const ADMINISTRATOR: &'static str = "postgres";
     const PREFIX: &'static str = "POSTGRESQL";
+    const USER: (u32, u32) = (999, 999);
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
@@ -129,7 +130,7 @@ impl Engine for PostgreSql {
             system: facts.system.clone(),
             major_version: facts.version_num / 10_000,
             data_directory: facts.data_directory.clone(),
-            owner: facts.owner,
+            owner: Some(facts.owner),
             access: facts.role_exists && facts.role_has_password,
             position: facts.position.clone(),
             oldest_for_seed: facts.oldest_wal.clone(),
@@ -310,7 +311,7 @@ impl Engine for PostgreSql {
 
     fn format_position(position: &Position) -> String {
         match position {
-            Position::Bytes(bytes) => format!("{:X}/{:X}", bytes >> 32, bytes & 0xFFFF_FFFF),
+            Position::Bytes(bytes) | Position::Offset { bytes, .. } => format!("{:X}/{:X}", bytes >> 32, bytes & 0xFFFF_FFFF),
             Position::Transactions(set) => set.text(),
         }
     }
