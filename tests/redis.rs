@@ -493,7 +493,8 @@ async fn a_source_without_password_gets_a_replica() {
 
 #[tokio::test]
 async fn a_source_with_requirepass_gets_a_replica() {
-    whole_way(Server::new(&["--dbfilename", "other.rdb"], PASSWORD).await).await;
+    // Another name of the snapshot, sent as a file, and without a checksum.
+    whole_way(Server::new(&["--dbfilename", "other.rdb", "--repl-diskless-sync", "no", "--rdbchecksum", "no"], PASSWORD).await).await;
 }
 
 #[tokio::test]
@@ -504,6 +505,31 @@ async fn a_source_with_an_append_only_file_gets_a_replica() {
 #[tokio::test]
 async fn a_source_with_an_acl_file_gets_a_replica() {
     whole_way(with_acl_file().await).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_the_backlog_does_not_reach_copies_everything_by_itself() {
+    let source = Server::new(&[], "").await;
+    source.enable().await;
+    // As small as the server takes it.
+    source.cli(&["config", "set", "repl-backlog-size", "16384"]);
+    let shop = Workshop::new(&source);
+    succeed(shop.backup(&source, "k3x9q2ab-1"));
+    let manifest: serde_json::Value = serde_json::from_str(&shop.message()).unwrap();
+    let position = Redis::parse_position(manifest["position"].as_str().unwrap()).unwrap();
+    for key in 0..64 {
+        source.cli(&["set", &format!("key:{key}"), &"x".repeat(8192)]);
+    }
+    assert!(!position.reaches(&Redis::summary(&source.facts().await).oldest_for_seed), "a further replica would get a new backup");
+    let (root, inner) = directory();
+    succeed(shop.restore(&source, "k3x9q2ab-1", &inner));
+    let arguments = adapted(&[], &inner);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let replica = Server::serve(root, inner, &arguments, "default", "").await;
+    let state = in_step(&source, &replica).await;
+    assert!(state.read_only && replica.cli(&["dbsize"]) == "64", "{state:?}");
+    assert_eq!(source.info("sync_full"), "2", "one for the backup, one for the replica");
+    assert!(replica.log().contains("Full resync"), "{}", replica.log());
 }
 
 #[tokio::test]

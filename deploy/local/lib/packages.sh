@@ -20,6 +20,8 @@ cc gcc
 readelf binutils
 curl curl
 /usr/bin/pg_createcluster postgresql
+redis-server redis-server
+redis-cli redis-tools
 '
 
 missing_packages() {

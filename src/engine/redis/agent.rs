@@ -71,8 +71,8 @@ fn make(directory: &Path) -> Result<(), AgentError> {
 
 /// Closes a file to everybody else.
 fn private(path: &Path) -> Result<(), AgentError> {
-    let mode = fs::metadata(path).map_err(AgentError::file("looking at", path))?.permissions().mode();
-    if mode & 0o077 == 0 {
+    let mode = fs::metadata(path).map_err(AgentError::file("looking at", path))?.permissions().mode() & 0o777;
+    if [0o600, 0o400].contains(&mode) {
         return Ok(());
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(AgentError::file("setting the mode of", path))
@@ -89,7 +89,7 @@ fn inside(file: &str, directory: &str) -> Option<PathBuf> {
 /// The users of a source as an ACL file, without ours: on a replica nobody follows.
 fn users(lines: &[String], identity: &Identity) -> String {
     let ours = format!("user {} ", identity.role());
-    lines.iter().filter(|line| !line.starts_with(&ours)).map(|line| format!("{line}\n")).collect()
+    lines.iter().filter(|line| !line.starts_with(&ours)).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// A word of the configuration: in double quotes, with escapes (documentation, "Configuration").
@@ -99,20 +99,18 @@ fn quoted(text: &str) -> String {
 
 /// What makes a server a replica. An append-only file would win over the snapshot at a start, and not name a position: none is kept.
 fn configuration(request: &Restore, password: &str) -> String {
-    let settings = [
-        ("dir", quoted(&request.data_directory.to_string_lossy())),
-        ("dbfilename", SNAPSHOT.to_owned()),
-        ("appendonly", "no".to_owned()),
-        ("replica-read-only", "yes".to_owned()),
-        ("masteruser", request.identity.role()),
-        ("masterauth", quoted(password)),
+    let lines = [
+        "# Written by understudy: this directory is a replica's.".to_owned(),
+        format!("{REPLICA_OF}{} {}", quoted(&request.primary_host), request.primary_port),
+        "replica-read-only yes".to_owned(),
+        format!("masteruser {}", request.identity.role()),
+        format!("masterauth {}", quoted(password)),
+        format!("dir {}", quoted(&request.data_directory.to_string_lossy())),
+        format!("dbfilename {SNAPSHOT}"),
+        "appendonly no".to_owned(),
+        SAVE.to_owned(),
     ];
-    let lines: String = settings.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
-    format!(
-        "# Written by understudy: this directory is a replica's.\n{REPLICA_OF}{} {}\n{lines}{SAVE}",
-        quoted(&request.primary_host),
-        request.primary_port
-    )
+    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -9,6 +9,11 @@ use crate::resources::Shape;
 /// Programs that take the server's command line as one word of theirs: what is appended would not reach it.
 const SHELLS: [&str; 5] = ["sh", "bash", "ash", "dash", "busybox"];
 
+/// The official image's entrypoint, and the server, take a first argument that ends like this for a configuration file.
+fn is_configuration(word: &str) -> bool {
+    word.strip_suffix(".conf").is_some()
+}
+
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
@@ -42,7 +47,7 @@ fn start(container: &Container) -> Start {
     match words.first() {
         None if starts_by_variables(container) => Start::Unknown,
         None => Start::Default,
-        Some(first) if first.starts_with('-') || first.ends_with(".conf") => Start::Arguments,
+        Some(first) if first.starts_with('-') || is_configuration(first) => Start::Arguments,
         Some(_) => Start::Unknown,
     }
 }
@@ -69,7 +74,7 @@ pub fn preflight(shape: &Shape) -> Vec<Finding> {
         ));
     }
     let directory = format!("{}/", shape.data_directory.trim_end_matches('/'));
-    if let Some(file) = words.iter().find(|word| word.starts_with(&directory) && word.ends_with(".conf")) {
+    if let Some(file) = words.iter().find(|word| word.starts_with(&directory) && is_configuration(word)) {
         found.push(Finding::new(
             "ConfigurationOnDataVolume",
             format!("the server's configuration {file} lies in its data directory, of which a replica gets the data only"),
@@ -92,7 +97,7 @@ pub fn adapt(container: &mut Container, data_directory: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::EnvVar;
+    use k8s_openapi::api::core::v1::{EnvVar, PodTemplateSpec, VolumeMount};
 
     fn container(command: &[&str], args: &[&str]) -> Container {
         let words = |words: &[&str]| (!words.is_empty()).then(|| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
@@ -100,7 +105,7 @@ mod tests {
     }
 
     fn reasons(container: Container) -> Vec<&'static str> {
-        let shape = Shape { template: Default::default(), container, mount: Default::default(), claim: None, data_directory: "/data".into() };
+        let shape = Shape { template: PodTemplateSpec::default(), container, mount: VolumeMount::default(), claim: None, data_directory: "/data".into() };
         preflight(&shape).iter().map(|finding| finding.reason).collect()
     }
 

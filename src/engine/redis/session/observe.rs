@@ -34,7 +34,13 @@ fn forbids(error: &RedisError) -> bool {
 }
 
 /// What the server answers, or the command's name among those that are forbidden. An error that says neither is one.
-fn allowed(session: &RedisSession, doing: &str, name: &str, answer: Option<Result<Value, RedisError>>, forbidden: &mut Vec<String>) -> Result<Value, SessionError> {
+fn allowed(
+    session: &RedisSession,
+    doing: &str,
+    name: &str,
+    answer: Option<Result<Value, RedisError>>,
+    forbidden: &mut Vec<String>,
+) -> Result<Value, SessionError> {
     match answer {
         Some(Ok(value)) => Ok(value),
         Some(Err(error)) if forbids(&error) => {
@@ -183,7 +189,8 @@ mod tests {
         let at = |bytes| Position::Offset { history: "a".into(), bytes };
         let up = of(&format!("{common}master_link_status:up\r\nmaster_sync_in_progress:0\r\n"));
         assert_eq!(up, ReplicaSummary { read_only: true, streaming: true, applied: at(7), received: at(8), trouble: None });
-        let copying = of(&format!("{common}master_link_status:down\r\nmaster_sync_in_progress:1\r\nmaster_sync_total_bytes:100\r\nmaster_sync_read_bytes:47\r\n"));
+        let copying =
+            of(&format!("{common}master_link_status:down\r\nmaster_sync_in_progress:1\r\nmaster_sync_total_bytes:100\r\nmaster_sync_read_bytes:47\r\n"));
         assert_eq!((copying.streaming, copying.trouble.as_deref()), (false, Some("it copies everything anew from the source (full resynchronisation, 40 %)")));
         let unknown = of(&format!("{common}master_link_status:down\r\nmaster_sync_in_progress:1\r\nmaster_sync_total_bytes:0\r\n"));
         assert!(unknown.trouble.is_some_and(|trouble| trouble.ends_with("(full resynchronisation)")));
