@@ -449,6 +449,8 @@ async fn whole_way(mut source: Server) {
         }
     }
     assert_eq!(replica.cli(&["config", "get", "appendonly"]).lines().nth(1), Some("no"));
+    let configuration = fs::read_to_string(data.join("understudy.conf")).unwrap();
+    assert_eq!(configuration.contains("protected-mode yes"), !source.password.is_empty(), "closed where the source is");
     let arguments = fs::read(format!("/proc/{}/cmdline", replica.child.as_ref().unwrap().id())).unwrap();
     let secret = fs::read_to_string(shop.path("backup/replication-password-k3x9q2ab")).unwrap();
     assert!(!String::from_utf8_lossy(&arguments).contains(&secret) && !replica.log().contains(&secret));
@@ -533,6 +535,42 @@ async fn a_replica_that_the_backlog_does_not_reach_copies_everything_by_itself()
     let state = in_step(&source, &replica).await;
     assert!(state.read_only && replica.cli(&["dbsize"]) == "64", "{state:?}");
     assert_eq!(source.info("sync_full"), "2", "one for the backup, one for the replica");
+}
+
+#[tokio::test]
+async fn a_source_that_comes_back_empty_does_not_empty_its_replicas() {
+    let mut source = Server::new(&[], "").await;
+    source.enable().await;
+    source.cli(&["set", "only", "copy"]);
+    let shop = Workshop::new(&source);
+    succeed(shop.backup(&source, "k3x9q2ab-1"));
+    let (root, inner) = directory();
+    succeed(shop.restore(&source, "k3x9q2ab-1", &inner));
+    let arguments = adapted(&[], &inner);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let replica = Server::serve(root, inner, &arguments, "default", "").await;
+    in_step(&source, &replica).await;
+    assert!(!source.facts().await.started_empty());
+
+    // Before its first snapshot.
+    source.stop(rustix::process::Signal::KILL);
+    source.start();
+    source.answers().await;
+    source.cli(&["set", "other", "value"]);
+    let facts = source.facts().await;
+    assert!(facts.started_empty() && facts.keys == 1, "{facts:?}");
+    for step in Redis::plan_enable(&facts, &WantedSource { prove_login: false, ..wanted() }) {
+        source.session().await.execute(&step).await.unwrap();
+    }
+    // What the controller does about a user without password.
+    assert!(!shop.backup(&source, "k3x9q2ab-1").status().unwrap().success());
+    assert!(shop.message().contains("started without data"), "{}", shop.message());
+    let begun = Instant::now();
+    while !replica.log().contains("Unable to AUTH to MASTER") {
+        assert!(begun.elapsed() < PATIENCE, "it never tried: {}", replica.log());
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert_eq!(replica.cli(&["get", "only"]), "copy");
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ pub struct SourceSummary {
     pub major_version: u32,
     /// The directory that holds the data, as the server knows it.
     pub data_directory: String,
-    /// Numeric user and group of the server process; none where the server can't tell: then the pod template does, or the engine's [`Engine::USER`].
+    /// Numeric user and group of the server process; none where the server does not say: then the pod's template does.
     pub owner: Option<(u32, u32)>,
     /// Our replication user exists and has a password: who lost its connection could log in again.
     pub access: bool,
@@ -210,8 +210,6 @@ pub trait Engine: Send + Sync + 'static {
     const ADMINISTRATOR: &'static str;
     /// Default prefix of the variables.
     const PREFIX: &'static str;
-    /// Numeric user and group that the official image's entrypoint starts the server as, where neither server nor pod template tell.
-    const USER: (u32, u32);
     /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
     const RESTORE_NEEDS_DATABASE: bool;
 

@@ -20,18 +20,21 @@ pub struct Shape {
     pub data_directory: String,
 }
 
+/// The user and group that the official images make for their server, and change to where they are started as root.
+const IMAGE_USER: (u32, u32) = (999, 999);
+
 impl Shape {
-    /// Numeric user and group that the template runs the database as; where it leaves that to the image, those that are `usual` for its entrypoint. A group
-    /// that is not set is that of the volumes, and else has the user's number.
+    /// User and group of the server process as the template has them, for servers that do not say: the container's `runAsUser`, or the pod's, with its
+    /// group; without one, or as root, the image's entrypoint chooses.
     #[must_use]
-    pub fn user(&self, usual: (u32, u32)) -> (u32, u32) {
-        let (container, pod) = (self.container.security_context.as_ref(), self.template.spec.as_ref().and_then(|spec| spec.security_context.as_ref()));
-        let id = |own: Option<i64>, shared: Option<i64>| own.or(shared).and_then(|id| u32::try_from(id).ok());
-        let user = id(container.and_then(|c| c.run_as_user), pod.and_then(|p| p.run_as_user));
-        // An entrypoint that starts as root drops to the image's own user.
-        let Some(user) = user.filter(|user| *user != 0) else { return usual };
-        let group = id(container.and_then(|c| c.run_as_group), pod.and_then(|p| p.run_as_group));
-        (user, group.or(id(None, pod.and_then(|p| p.fs_group))).unwrap_or(user))
+    pub fn server_user(&self) -> (u32, u32) {
+        let own = self.container.security_context.as_ref();
+        let pod = self.template.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let number = |number: i64| u32::try_from(number).ok().filter(|number| *number != 0);
+        let user = own.and_then(|own| own.run_as_user).or_else(|| pod.and_then(|pod| pod.run_as_user)).and_then(number);
+        let Some(user) = user else { return IMAGE_USER };
+        let group = own.and_then(|own| own.run_as_group).or_else(|| pod.and_then(|pod| pod.run_as_group)).or_else(|| pod.and_then(|pod| pod.fs_group));
+        (user, group.map_or(user, |group| u32::try_from(group).unwrap_or(user)))
     }
 }
 
@@ -139,18 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_that_of_the_template_or_else_the_usual_one() {
-        let mounts = json!([{"name": "data", "mountPath": "/data"}]);
-        let user = |pod: serde_json::Value, container: serde_json::Value| {
-            let spec = json!({"securityContext": pod, "containers": [{"name": "db", "volumeMounts": mounts, "securityContext": container}]});
-            inspect(&source(&spec, &["data"]), None, 6379, "/data").unwrap().user((999, 1000))
+    fn the_servers_user_is_the_templates_or_else_the_images() {
+        let user = |pod: serde_json::Value, own: serde_json::Value| {
+            let mount = json!([{"name": "data", "mountPath": "/data"}]);
+            let pod = json!({"securityContext": pod, "containers": [{"name": "db", "securityContext": own, "volumeMounts": mount}]});
+            inspect(&source(&pod, &["data"]), None, 3306, "/data").unwrap().server_user()
         };
-        assert_eq!(user(json!({}), json!({})), (999, 1000));
-        assert_eq!(user(json!({"fsGroup": 7}), json!({})), (999, 1000), "the group of the volumes is not that of the process");
-        assert_eq!(user(json!({"runAsUser": 0}), json!({})), (999, 1000), "the entrypoint drops from root");
-        assert_eq!(user(json!({"runAsUser": 1001}), json!({})), (1001, 1001));
-        assert_eq!(user(json!({"runAsUser": 1001, "fsGroup": 7}), json!({})), (1001, 7));
-        assert_eq!(user(json!({"runAsUser": 5, "runAsGroup": 6, "fsGroup": 7}), json!({"runAsUser": 1001})), (1001, 6));
+        assert_eq!(user(json!({}), json!({})), (999, 999));
+        assert_eq!(user(json!({"fsGroup": 1001}), json!({"runAsUser": 1001})), (1001, 1001));
+        assert_eq!(user(json!({"runAsUser": 27, "runAsGroup": 28, "fsGroup": 29}), json!({})), (27, 28));
+        assert_eq!(user(json!({"runAsUser": 27}), json!({"runAsUser": 30})), (30, 30));
+        assert_eq!(user(json!({"runAsUser": 0}), json!({})), (999, 999), "an image started as root changes to its own user");
     }
 
     #[test]

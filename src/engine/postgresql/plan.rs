@@ -121,7 +121,6 @@ impl Engine for PostgreSql {
     const DATABASE: &'static str = "postgres";
     const ADMINISTRATOR: &'static str = "postgres";
     const PREFIX: &'static str = "POSTGRESQL";
-    const USER: (u32, u32) = (999, 999);
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

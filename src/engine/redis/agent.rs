@@ -14,6 +14,9 @@ pub(super) const CONFIGURATION: &str = "understudy.conf";
 const SNAPSHOT: &str = "dump.rdb";
 /// Words of the configuration without which a server would take writes.
 const REPLICA_OF: &str = "replicaof ";
+/// Of a source that asks for a password: a replica's server that does not, since the password stands in no configuration of the source, serves nobody
+/// outside its pod.
+const PROTECTED: &str = "protected-mode yes\n";
 /// The server's own defaults: a replica that keeps no snapshots would copy everything again after a restart.
 const SAVE: &str = "save \"\"\nsave 3600 1 300 100 60 10000\n";
 
@@ -32,6 +35,9 @@ impl Tools for Redis {
             write_durably(&path, 0o600, users(&session.acl_lines().await?, &request.identity).as_bytes())?;
         }
         drop(session);
+        if !facts.open {
+            write_durably(&data.join(CONFIGURATION), 0o600, PROTECTED.as_bytes())?;
+        }
         let path = data.join(SNAPSHOT);
         let (port, role) = (request.port.to_string(), request.identity.role());
         let arguments = ["-h", &request.host, "-p", &port, "--user", &role, "--rdb", &path.to_string_lossy()];
@@ -51,7 +57,9 @@ impl Tools for Redis {
             return Err(AgentError::Refused(format!("{} is not what was verified when the backup was taken", path.display())));
         }
         let password = kept_password(&request.volume, &request.identity)?;
-        write_durably(&request.data_directory.join(CONFIGURATION), 0o600, configuration(request, &password).as_bytes())
+        let path = request.data_directory.join(CONFIGURATION);
+        let protected = if path.exists() { PROTECTED } else { "" };
+        write_durably(&path, 0o600, format!("{}{protected}", configuration(request, &password)).as_bytes())
     }
 
     fn guard(data: &Path) -> Result<(), AgentError> {

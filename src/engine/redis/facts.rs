@@ -29,10 +29,26 @@ pub struct SourceFacts {
     pub backlog_first: Option<u64>,
     /// `used_memory` in bytes.
     pub used_memory: u64,
+    /// Keys in all databases.
+    pub keys: u64,
+    /// Keys that the server read from a snapshot when it started (`rdb_last_load_keys_loaded`).
+    pub keys_loaded: u64,
     /// Keys written by a snapshot that is being taken, and keys in all.
     pub snapshot: Option<(u64, u64)>,
+    /// The user `default` needs no password.
+    pub open: bool,
     /// Our replication user.
     pub role: Option<UserFacts>,
+}
+
+impl SourceFacts {
+    /// The server has started with nothing: what its replicas hold, if it has had any, exists nowhere else. An append-only file may hold data that no
+    /// count tells of.
+    #[must_use]
+    pub fn started_empty(&self) -> bool {
+        let append_only = self.persistence.is_some_and(|persistence| persistence.append_only);
+        self.offset == 0 && self.backlog_first.is_none() && if append_only { self.keys == 0 } else { self.keys_loaded == 0 }
+    }
 }
 
 /// How the data outlives a restart.

@@ -83,8 +83,6 @@ impl Engine for Redis {
     const DATABASE: &'static str = "";
     const ADMINISTRATOR: &'static str = "default";
     const PREFIX: &'static str = "REDIS";
-    /// Of the image on Debian; on Alpine the group is 1000, which the entrypoint does not mind.
-    const USER: (u32, u32) = (999, 999);
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
@@ -96,6 +94,7 @@ impl Engine for Redis {
             system: String::new(),
             major_version: number(&facts.version),
             data_directory: facts.data_directory.clone(),
+            // No command tells; of the official image it is 999, on Alpine with another group, which its entrypoint does not mind.
             owner: None,
             access: facts.role.is_some_and(|role| role.may_replicate && role.has_password),
             position: position(&facts.history, facts.offset),
@@ -172,7 +171,9 @@ impl Engine for Redis {
         if facts.backlog_size.is_some_and(|bytes| bytes < BACKLOG_BYTES) {
             steps.push(Step::RaiseBacklog { bytes: BACKLOG_BYTES });
         }
-        if !facts.role.is_some_and(|role| role.may_replicate) {
+        // Gone with a restart that took the data, too: as soon as replicas can log in, they copy that nothing. Before the backup there are none.
+        let dangerous = facts.role.is_none() && facts.started_empty() && !wanted.prove_login;
+        if !facts.role.is_some_and(|role| role.may_replicate) && !dangerous {
             steps.push(Step::CreateUser { user: wanted.identity.role() });
         }
         steps
@@ -349,6 +350,28 @@ mod tests {
             assert!(!Redis::summary(&with(role)).access);
         }
         assert!(!Redis::summary(&with(Some(UserFacts { may_replicate: true, has_password: false }))).access);
+    }
+
+    #[test]
+    fn replicas_are_kept_from_a_source_that_came_back_empty() {
+        let makes_user = |facts: &SourceFacts, prove_login| {
+            let steps = Redis::plan_enable(facts, &WantedSource { prove_login, ..wanted() });
+            steps.iter().any(|step| matches!(step, Step::CreateUser { .. }))
+        };
+        let append_only = Some(Persistence { snapshots: false, append_only: true });
+        let empty = SourceFacts { keys: 3, ..defaults() };
+        assert!(makes_user(&empty, true), "a new database that gets its first replica");
+        assert!(!makes_user(&empty, false), "its clients have begun to write again");
+        assert!(!makes_user(&SourceFacts { keys: 0, persistence: append_only, ..empty.clone() }, false));
+        for well in [
+            SourceFacts { keys_loaded: 3, ..empty.clone() },
+            SourceFacts { offset: 14, ..empty.clone() },
+            SourceFacts { backlog_first: Some(1), ..empty.clone() },
+            SourceFacts { persistence: append_only, ..empty.clone() },
+            SourceFacts { role: Some(UserFacts::default()), ..empty.clone() },
+        ] {
+            assert!(makes_user(&well, false), "{well:?}");
+        }
     }
 
     #[test]

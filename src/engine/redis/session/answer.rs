@@ -50,6 +50,12 @@ impl Info {
         self.word(key).parse().unwrap_or(0)
     }
 
+    /// Keys in all databases.
+    pub fn keys(&self) -> u64 {
+        let databases = self.0.iter().filter(|(name, _)| name.strip_prefix("db").is_some_and(|number| number.parse::<u32>().is_ok()));
+        databases.filter_map(|(_, said)| said.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok()).sum()
+    }
+
     pub fn yes(&self, key: &str) -> bool {
         self.word(key) == "1"
     }
@@ -61,7 +67,10 @@ mod tests {
 
     #[test]
     fn what_info_says_is_found_by_name() {
-        let info = Info::parse(&Value::BulkString(b"# Server\r\nredis_version:7.0.15\r\n\r\nrole:master\r\nx:1\r\nconfig_file:/a:b\r\n".to_vec()));
+        let info = Info::parse(&Value::BulkString(
+            b"# Server\r\nredis_version:7.0.15\r\n\r\nrole:master\r\nx:1\r\nconfig_file:/a:b\r\ndb0:keys=5,expires=1\r\ndb12:keys=2,expires=0\r\n".to_vec(),
+        ));
+        assert_eq!(info.keys(), 7);
         assert_eq!((info.word("redis_version"), info.word("config_file"), info.number("x"), info.yes("x")), ("7.0.15", "/a:b", 1, true));
         assert_eq!((info.word("none"), info.number("role"), info.yes("role")), ("", 0, false));
     }

@@ -4,12 +4,16 @@ use redis::Value;
 use sha2::{Digest, Sha256};
 
 use super::super::plan::{BACKLOG, Step};
-use super::RedisSession;
-use super::answer::{Info, pairs, text, texts};
+use super::answer::{Info, pairs, text};
+use super::{RedisSession, observe};
 use crate::engine::{Position, SessionError};
 
 /// More replicas than there are: the server asks all of them how far they are, and gives up waiting for the rest after a millisecond.
 const MARK: [&str; 3] = ["WAIT", "1000", "1"];
+
+/// Why a user was not made again: see `plan_enable`.
+const EMPTY: &str = ": the source has started without data, and replicas that hold some are kept from copying that. Restore it from a replica or the backup; or \
+    set enabled to false and, once it is Standalone, to true again";
 
 fn failed(doing: &str, message: impl Into<String>) -> SessionError {
     SessionError::Failed { doing: doing.to_owned(), message: message.into() }
@@ -33,7 +37,7 @@ pub async fn execute(session: &mut RedisSession, step: &Step) -> Result<(), Sess
 /// Makes the user, or gives it back what replication takes. A password that it has stays.
 async fn create_user(session: &mut RedisSession, doing: &str, user: &str) -> Result<(), SessionError> {
     let found = session.ask(doing, &["ACL", "GETUSER", user]).await?;
-    let open = pairs(&found).get("flags").is_some_and(|flags| texts(flags).iter().any(|flag| flag == "nopass"));
+    let open = observe::list(&found, "flags").iter().any(|flag| flag == "nopass");
     let rules = ["on", "sanitize-payload", "resetkeys", "resetchannels", "-@all", "+psync", "+replconf", "+ping", "+sync"];
     let mut command = [&["ACL", "SETUSER", user], &rules[..]].concat();
     if open {
@@ -46,7 +50,8 @@ async fn create_user(session: &mut RedisSession, doing: &str, user: &str) -> Res
 pub async fn set_password(session: &mut RedisSession, user: &str, password: &str) -> Result<(), SessionError> {
     let doing = "setting the replication password";
     if session.ask(doing, &["ACL", "GETUSER", user]).await? == Value::Nil {
-        return Err(failed(doing, format!("the user {user} does not exist")));
+        let why = if observe::source(session, None).await?.started_empty() { EMPTY } else { "" };
+        return Err(failed(doing, format!("the user {user} does not exist{why}")));
     }
     let hash = format!("#{}", hex::encode(Sha256::digest(password)));
     change_users(session, doing, &["ACL", "SETUSER", user, "resetpass", &hash]).await

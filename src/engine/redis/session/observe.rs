@@ -61,7 +61,8 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
     let doing = "reading the server's state";
     let user = session.endpoint.username.clone();
     let role = identity.map(Identity::role).unwrap_or_default();
-    let mut commands = vec![vec!["INFO"], vec!["CONFIG", "GET", "dir", "save", "appendonly", "aclfile", BACKLOG], vec!["ACL", "GETUSER", &role]];
+    let settings = vec!["CONFIG", "GET", "dir", "save", "appendonly", "aclfile", BACKLOG];
+    let mut commands = vec![vec!["INFO"], settings, vec!["ACL", "GETUSER", &role], vec!["ACL", "GETUSER", super::DEFAULT_USER]];
     commands.extend(NEEDED.map(|words| [&["ACL", "DRYRUN", &user], words].concat()));
     let mut answers = session.ask_all(doing, &commands).await?.into_iter();
 
@@ -69,6 +70,7 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
     let info = Info::parse(&allowed(session, doing, "info", answers.next(), &mut forbidden)?);
     let settings = allowed(session, doing, "config|get", answers.next(), &mut forbidden)?;
     let found = allowed(session, doing, "acl|getuser", answers.next(), &mut forbidden)?;
+    let everybody = allowed(session, doing, "acl|getuser", answers.next(), &mut forbidden)?;
     let settings = pairs(&settings);
     let setting = |name: &str| settings.get(name).map(|value| text(value));
     let acl_file = setting("aclfile").unwrap_or_default();
@@ -100,20 +102,26 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
         backlog_first: info.yes("repl_backlog_active").then(|| info.number("repl_backlog_first_byte_offset")),
         used_memory: info.number("used_memory"),
         snapshot: info.yes("rdb_bgsave_in_progress").then(|| (info.number("current_save_keys_processed"), info.number("current_save_keys_total"))),
+        keys: info.keys(),
+        keys_loaded: info.number("rdb_last_load_keys_loaded"),
+        open: ["on", "nopass"].iter().all(|flag| list(&everybody, "flags").iter().any(|known| known == flag)),
         role: identity.and_then(|_| self::user(&found)),
     })
 }
 
+/// A list of words in what `ACL GETUSER` says.
+pub(super) fn list(found: &Value, name: &str) -> Vec<String> {
+    pairs(found).get(name).map(|value| texts(value)).unwrap_or_default()
+}
+
 /// A user as `ACL GETUSER` describes it; none where there is no such user.
 fn user(found: &Value) -> Option<UserFacts> {
-    let found = pairs(found);
-    let list = |name: &str| found.get(name).map(|value| texts(value)).unwrap_or_default();
-    let flags = list("flags");
+    let flags = list(found, "flags");
     let has = |flag: &str| flags.iter().any(|known| known == flag);
-    let commands = found.get("commands").map(|value| text(value))?;
+    let commands = pairs(found).get("commands").map(|value| text(value))?;
     let may = |rule: &str| commands.split_whitespace().any(|known| known == rule);
     let enough = ["+psync", "+replconf", "+ping", "+sync"].iter().all(|rule| may(rule)) || commands == "+@all";
-    Some(UserFacts { may_replicate: enough && has("on") && !has("nopass"), has_password: !list("passwords").is_empty() })
+    Some(UserFacts { may_replicate: enough && has("on") && !has("nopass"), has_password: !list(found, "passwords").is_empty() })
 }
 
 /// See [`crate::engine::Session::measure`]: the memory in use, which a snapshot of it stays below.
