@@ -83,8 +83,11 @@ impl Server {
 
     fn start(&mut self) {
         let mut server = Command::new(bin().map_or_else(|| "redis-server".into(), |bin| bin.join("redis-server")));
+        // A configuration file comes before everything else.
+        let files = self.arguments.iter().take_while(|word| word.ends_with(".conf")).count();
+        server.args(&self.arguments[..files]);
         server.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", "--dir"]).arg(&self.data);
-        server.args(&self.arguments).stdin(Stdio::null()).current_dir(self.root.path());
+        server.args(&self.arguments[files..]).stdin(Stdio::null()).current_dir(self.root.path());
         let log = fs::OpenOptions::new().append(true).create(true).open(self.root.path().join("log")).unwrap();
         server.stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(server.spawn().expect("redis-server is needed: UNDERSTUDY_TEST_REDIS_BIN, or the package redis-server"));
@@ -535,6 +538,27 @@ async fn a_replica_that_the_backlog_does_not_reach_copies_everything_by_itself()
     let state = in_step(&source, &replica).await;
     assert!(state.read_only && replica.cli(&["dbsize"]) == "64", "{state:?}");
     assert_eq!(source.info("sync_full"), "2", "one for the backup, one for the replica");
+}
+
+#[tokio::test]
+async fn whatever_its_configuration_says_a_replica_takes_no_writes() {
+    let source = Server::new(&[], "").await;
+    source.enable().await;
+    let shop = Workshop::new(&source);
+    succeed(shop.backup(&source, "k3x9q2ab-1"));
+    let (root, inner) = directory();
+    succeed(shop.restore(&source, "k3x9q2ab-1", &inner));
+    let theirs = root.path().join("redis.conf");
+    fs::write(&theirs, "appendonly yes\nreplica-read-only no\ndbfilename mine.rdb\nsave 60 1\nreplicaof no one\n").unwrap();
+    let words = [theirs.to_str().unwrap(), "--appendonly", "yes", "--replica-read-only", "no", "--save", ""].map(str::to_owned);
+    let arguments = adapted(&words, &inner);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let replica = Server::serve(root, inner, &arguments, "default", "").await;
+    let state = in_step(&source, &replica).await;
+    assert!(state.read_only && replica.cli(&["set", "x", "y"]).contains("READONLY"), "{state:?}");
+    let settings =
+        ["appendonly", "replica-read-only", "dbfilename", "save"].map(|name| replica.cli(&["config", "get", name]).lines().nth(1).unwrap().to_owned());
+    assert_eq!(settings, ["no", "yes", "dump.rdb", "3600 1 300 100 60 10000"]);
 }
 
 #[tokio::test]
