@@ -84,7 +84,7 @@ impl Server {
     fn start(&mut self) {
         let mut server = Command::new(bin().map_or_else(|| "redis-server".into(), |bin| bin.join("redis-server")));
         // A configuration file comes before everything else.
-        let files = self.arguments.iter().take_while(|word| word.ends_with(".conf")).count();
+        let files = self.arguments.iter().take_while(|word| !word.starts_with('-')).count();
         server.args(&self.arguments[..files]);
         server.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", "--dir"]).arg(&self.data);
         server.args(&self.arguments[files..]).stdin(Stdio::null()).current_dir(self.root.path());
