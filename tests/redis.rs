@@ -290,6 +290,9 @@ async fn a_login_that_will_not_do_is_refused() {
     let open = Server::new(&[], "").await;
     let refused = RedisSession::connect(&Endpoint { password: "unasked".to_owned(), ..open.endpoint() }).await.err();
     assert!(matches!(&refused, Some(SessionError::Refused(why)) if why.contains("without any password configured")), "{refused:?}");
+    let renamed = Server::new(&["--rename-command", "AUTH", "\"\""], "").await;
+    let refused = RedisSession::connect(&Endpoint { password: "a secret".to_owned(), ..renamed.endpoint() }).await.err();
+    assert!(matches!(&refused, Some(SessionError::Refused(why)) if why.contains("unknown command") && !why.contains("a secret")), "{refused:?}");
     let gone = Endpoint { port: 1, ..open.endpoint() };
     assert!(matches!(RedisSession::connect(&gone).await, Err(SessionError::Unreachable(_))));
     let missing = open.session().await.give_access(&identity(), "secret").await;

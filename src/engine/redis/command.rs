@@ -59,6 +59,21 @@ fn starts_by_variables(container: &Container) -> bool {
     image.contains("bitnami") || container.env.iter().flatten().any(|variable| told(&variable.name))
 }
 
+/// The beginning of a command, as far as it can't hold a secret: the program, short options and paths.
+fn beginning(words: &[&str]) -> String {
+    let plain = |word: &str| word.starts_with('/') || word.starts_with('-') && !word.contains('=') && word.len() <= 3;
+    let shown = words.iter().skip(1).take_while(|word| plain(word) && !word.contains(char::is_whitespace)).count() + 1;
+    let mut text = words.get(..shown).unwrap_or_default().join(" ");
+    let line = words.first().and_then(|first| first.split_once(char::is_whitespace));
+    if let Some((program, _)) = line {
+        program.clone_into(&mut text);
+    }
+    if shown < words.len() || line.is_some() {
+        text.push_str(" …");
+    }
+    text
+}
+
 /// See [`crate::engine::Engine::preflight_shape`].
 pub fn preflight(shape: &Shape) -> Vec<Finding> {
     let container = &shape.container;
@@ -66,7 +81,7 @@ pub fn preflight(shape: &Shape) -> Vec<Finding> {
     let mut found = Vec::new();
     if start(container) == Start::Unknown {
         let image = container.image.as_deref().unwrap_or_default();
-        let shown = if words.is_empty() { format!("what its image {image} does by default") } else { format!("{words:?}") };
+        let shown = if words.is_empty() { format!("what its image {image} does by default") } else { format!("`{}`", beginning(&words)) };
         found.push(Finding::new(
             "CommandNotUnderstood",
             format!("container {} starts {shown}: how to add to the server's arguments there cannot be told", container.name),
@@ -147,6 +162,20 @@ mod tests {
         let told = Container { env: Some(vec![EnvVar { name: "REDIS_PASSWORD".into(), ..EnvVar::default() }]), ..container(&[], &[]) };
         assert_eq!(reasons(told), ["CommandNotUnderstood"], "its image's scripts start it");
         assert_eq!(reasons(Container { image: Some("docker.io/bitnami/redis:7".into()), ..container(&[], &[]) }), ["CommandNotUnderstood"]);
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        for (words, shown) in [
+            (&["sh", "-c", "redis-server --requirepass secret"][..], "sh -c …"),
+            (&["/bin/sh", "/start.sh", "secret"], "/bin/sh /start.sh …"),
+            (&["/start.sh", "--password", "secret"], "/start.sh …"),
+            (&["/start.sh", "-p=secret"], "/start.sh …"),
+            (&["/start.sh"], "/start.sh"),
+            (&["start --requirepass secret", "/x"], "start …"),
+        ] {
+            assert_eq!(beginning(words), shown);
+        }
     }
 
     #[test]

@@ -47,6 +47,12 @@ fn sorted(endpoint: &Endpoint, doing: &str, error: &RedisError) -> SessionError 
     }
 }
 
+/// Why a login did not succeed. A server that does not know `AUTH` by this name repeats what it was sent.
+fn refusal(error: SessionError, password: &str) -> SessionError {
+    let (SessionError::Failed { message, .. } | SessionError::Refused(message)) = error else { return error };
+    SessionError::Refused(if password.is_empty() { message } else { message.replace(password, "…") })
+}
+
 impl RedisSession {
     /// Executes a command.
     async fn ask(&mut self, doing: &str, words: &[&str]) -> Result<Value, SessionError> {
@@ -79,10 +85,7 @@ impl RedisSession {
             (username, password) => &["AUTH", username, password],
         };
         if !login.is_empty() {
-            self.ask(doing, login).await.map_err(|error| match error {
-                SessionError::Failed { message, .. } => SessionError::Refused(message),
-                other => other,
-            })?;
+            self.ask(doing, login).await.map_err(|error| refusal(error, &password))?;
         }
         match self.ask(doing, &["PING"]).await {
             // Who may not even do this is logged in all the same; what is missing is a finding.
