@@ -56,6 +56,7 @@ check: ## format, lints, rendered manifests
 test: cluster-up check image install ## everything: unit, engine and cluster tests, with the operator as the chart installs it
 	cargo test --locked --lib --bins --test docs
 	cargo test --locked --test postgresql
+	cargo test --locked --test redis
 	$(CLUSTER_TESTS) --test cluster -- --test-threads=5
 	$(CLUSTER_TESTS) --test killed -- --test-threads=1
 	deploy/local/test.sh

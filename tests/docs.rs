@@ -20,7 +20,7 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 27] = [
+const NO_REASONS: [&str; 28] = [
     "Complete",
     "ConfigMap",
     "ContainerCreating",
@@ -39,6 +39,7 @@ const NO_REASONS: [&str; 27] = [
     "PodScheduled",
     "PostgreSQL",
     "ReadWriteOnce",
+    "Redis",
     "Removing",
     "Running",
     "RuntimeDefault",

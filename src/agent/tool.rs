@@ -12,12 +12,21 @@ use super::AgentError;
 /// # Errors
 /// [`AgentError::Tool`] with its last words if it can't be started or does not succeed.
 pub async fn run(programs: Option<&Path>, name: &'static str, arguments: &[&str]) -> Result<(), AgentError> {
+    run_with(programs, name, arguments, &[]).await
+}
+
+/// As [`run`], with variables for the tool alone: the way for a secret, which arguments would show to everybody.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(programs: Option<&Path>, name: &'static str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), AgentError> {
     tracing::info!(tool = name, "begins");
     let failed = |message: String| AgentError::Tool { tool: name, message };
     let program = programs.map(|directory| directory.join(name)).filter(|path| path.exists()).unwrap_or_else(|| name.into());
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -145,7 +145,7 @@ pub struct BackupStatus {
     /// Bytes copied so far, or bytes of the whole when complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
-    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN.
+    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN, for Redis replication id and offset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
     /// SHA-256 of the backup's list of files, which itself holds a SHA-256 for each.

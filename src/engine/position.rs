@@ -12,6 +12,14 @@ pub enum Position {
     Bytes(u64),
     /// Everything that was executed.
     Transactions(TransactionSet),
+    /// So many bytes from the beginning of one history of the source, which begins another one after some restarts. Positions of different histories do
+    /// not compare: neither reaches the other.
+    Offset {
+        /// What the source calls this history.
+        history: String,
+        /// Bytes.
+        bytes: u64,
+    },
 }
 
 impl Default for Position {
@@ -33,6 +41,7 @@ impl PartialOrd for Position {
         match (self, other) {
             (Self::Bytes(mine), Self::Bytes(theirs)) => Some(mine.cmp(theirs)),
             (Self::Transactions(mine), Self::Transactions(theirs)) => mine.partial_cmp(theirs),
+            (Self::Offset { history: mine, bytes }, Self::Offset { history: theirs, bytes: other }) if mine == theirs => Some(bytes.cmp(other)),
             _ => None,
         }
     }
@@ -127,8 +136,11 @@ impl Lag {
         match (source, replica) {
             (Position::Bytes(source), Position::Bytes(replica)) => Self::Bytes(source.saturating_sub(*replica)),
             (Position::Transactions(source), Position::Transactions(replica)) => Self::Transactions(source.missing_in(replica)),
-            (Position::Bytes(source), Position::Transactions(_)) => Self::Bytes(*source),
-            (Position::Transactions(source), Position::Bytes(_)) => Self::Transactions(source.missing_in(&TransactionSet::default())),
+            (Position::Offset { history, bytes }, Position::Offset { history: theirs, bytes: applied }) if history == theirs => {
+                Self::Bytes(bytes.saturating_sub(*applied))
+            }
+            (Position::Bytes(bytes) | Position::Offset { bytes, .. }, _) => Self::Bytes(*bytes),
+            (Position::Transactions(source), _) => Self::Transactions(source.missing_in(&TransactionSet::default())),
         }
     }
 
@@ -183,6 +195,16 @@ mod tests {
         assert_eq!(Lag::Bytes(0).words(), "under 16.0 MiB");
         assert_eq!(Lag::Bytes(1 << 60).words(), "over 16.0 GiB");
         assert_eq!(Lag::Transactions(1_000).words(), "under 10000 transactions");
+    }
+
+    #[test]
+    fn positions_of_different_histories_prove_nothing() {
+        let at = |history: &str, bytes| Position::Offset { history: history.to_owned(), bytes };
+        assert!(at("a", 2).reaches(&at("a", 1)) && at("a", 1).reaches(&at("a", 1)) && !at("a", 1).reaches(&at("a", 2)));
+        assert!(!at("a", 2).reaches(&at("b", 1)) && !at("b", 1).reaches(&at("a", 2)) && !Position::Bytes(9).reaches(&at("a", 1)));
+        assert!(at("a", 0).reaches(&Position::default()), "the default is behind all");
+        assert_eq!(Lag::between(&at("a", 7), &at("a", 3)), Lag::Bytes(4));
+        assert_eq!(Lag::between(&at("a", 7), &at("b", 6)), Lag::Bytes(7));
     }
 
     fn set(numbers: &BTreeSet<u64>) -> TransactionSet {

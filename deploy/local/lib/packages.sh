@@ -20,6 +20,8 @@ cc gcc
 readelf binutils
 curl curl
 /usr/bin/pg_createcluster postgresql
+redis-server redis-server
+redis-cli redis-tools
 '
 
 missing_packages() {
@@ -37,19 +39,20 @@ install_packages() {
 }
 
 ensure_packages() {
-	local missing policy=/usr/sbin/policy-rc.d made_policy='' had_containerd='' log=$cache/apt.log
+	local missing policy=/usr/sbin/policy-rc.d made_policy='' had_containerd='' had_redis='' log=$cache/apt.log
 	missing=$(missing_packages)
 	if [ -n "$missing" ]; then
 		command -v apt-get >/dev/null || fail "missing, and this is no Debian to install them on: $missing"
 		[ "$(id -u)" -eq 0 ] || fail "missing tools; install them with: sudo apt-get install --no-install-recommends $missing"
 		say "installing $missing"
-		# The system's own containerd must not be started by its installation, nor at the next boot.
+		# The system's own containerd and Redis must not be started by their installation, nor at the next boot.
 		if [ ! -e "$policy" ]; then
 			printf '#!/bin/sh\nexit 101\n' >"$policy"
 			chmod 755 "$policy"
 			made_policy=yes
 		fi
 		[ ! -e /usr/bin/containerd ] || had_containerd=yes
+		[ ! -e /usr/bin/redis-server ] || had_redis=yes
 		mkdir -p "$cache"
 		install_packages >"$log" 2>&1 || true
 		[ -z "$made_policy" ] || rm -f "$policy"
@@ -58,6 +61,9 @@ ensure_packages() {
 		[ -z "$missing" ] || fail_with_log "installing $missing" "$log"
 		if [ -z "$had_containerd" ] && [ -d /run/systemd/system ]; then
 			systemctl disable --now containerd.service >>"$log" 2>&1 || true
+		fi
+		if [ -z "$had_redis" ] && [ -d /run/systemd/system ]; then
+			systemctl disable --now redis-server.service >>"$log" 2>&1 || true
 		fi
 	fi
 	command -v go >/dev/null || fail "no Go compiler on PATH; 1.24 or newer is needed (Debian 13: sudo apt-get install golang)"

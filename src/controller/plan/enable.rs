@@ -204,7 +204,7 @@ impl<E: Engine> Enabling<'_, E> {
             shape: self.shape,
             image: self.image,
             engine: E::NAME,
-            user: self.summary.owner,
+            user: self.summary.owner.unwrap_or_else(|| self.shape.server_user()),
             source: self.subject.source(),
         };
         JobRequest { workload, port: self.subject.port, sequence, backup_runs: false, restore_needs_database: E::RESTORE_NEEDS_DATABASE }
@@ -332,7 +332,9 @@ impl<E: Engine> Enabling<'_, E> {
                 if !self.upgraded {
                     replica::run(self.subject, self.facts, draft, &request, number);
                 }
-                if *state == State::CatchingUp && !self.facts.marks.contains_key(&number) {
+                // A mark that the source itself no longer reaches was written to another history: it never arrives.
+                let marked = self.facts.marks.get(&number).is_some_and(|mark| self.summary.position.reaches(mark));
+                if *state == State::CatchingUp && !marked {
                     draft.steps.push(Step::Mark(vec![number]));
                 }
             }

@@ -533,6 +533,22 @@ fn a_replica_that_has_not_shown_what_was_written_after_its_restore_is_not_ready(
 }
 
 #[test]
+fn a_mark_that_the_source_no_longer_reaches_is_written_again() {
+    let mut world = world_with_replica(streaming());
+    let writes_mark = |world: &World| world.plan().steps.iter().any(|step| step.to_string().contains("write a mark"));
+    assert!(world.marks.contains_key(&1) && !writes_mark(&world), "one is enough");
+    world.marks.insert(1, Position::Offset { history: "before its restart".into(), bytes: 1 });
+    assert!(writes_mark(&world));
+}
+
+#[test]
+fn a_replica_in_another_history_than_the_source_is_not_ready() {
+    let elsewhere = Position::Offset { history: "elsewhere".into(), bytes: 1 };
+    let world = world_with_replica(ReplicaSummary { applied: elsewhere.clone(), received: elsewhere, ..streaming() });
+    assert_eq!(world.condition(conditions::READY).1, "ReplicaNotReplicating");
+}
+
+#[test]
 fn a_replica_that_takes_writes_or_does_not_stream_is_not_ready() {
     let writable = world_with_replica(ReplicaSummary { read_only: false, applied: Position::Bytes(1 << 40), ..streaming() });
     assert_eq!(writable.condition(conditions::READY).1, "ReplicaWritable");

@@ -1,0 +1,179 @@
+//! Backup and restore: a snapshot as a replica would get it, and a configuration that makes a replica of it.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Redis, RedisSession, rdb};
+use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, kept_password, tool, write_durably};
+use crate::engine::{Engine, Identity, Session};
+
+/// What makes a server a replica, inside the data directory so that it goes where the data goes. It holds a password.
+pub(super) const CONFIGURATION: &str = "understudy.conf";
+/// The snapshot's name on a replica, whatever the source calls its own.
+const SNAPSHOT: &str = "dump.rdb";
+/// Words of the configuration without which a server would take writes.
+const REPLICA_OF: &str = "replicaof ";
+/// Of a source that asks for a password: a replica's server that does not, since the password stands in no configuration of the source, serves nobody
+/// outside its pod.
+const PROTECTED: &str = "protected-mode yes\n";
+/// The server's own defaults: a replica that keeps no snapshots would copy everything again after a restart.
+const SAVE: &str = "save \"\"\nsave 3600 1 300 100 60 10000\n";
+
+impl Tools for Redis {
+    /// A list of users.
+    const BACKUP_EXTRA: u64 = 1 << 20;
+
+    async fn fill(request: &Backup, mut session: RedisSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
+        let facts = session.observe_source(Some(&request.identity)).await?;
+        let data = partial.join("data");
+        make(&data)?;
+        if let Some(inside) = inside(&facts.acl_file, &facts.data_directory) {
+            // A replica's server does not start without the file that its settings name.
+            let path = data.join(inside);
+            path.parent().map_or(Ok(()), make)?;
+            write_durably(&path, 0o600, users(&session.acl_lines().await?, &request.identity).as_bytes())?;
+        }
+        drop(session);
+        if !facts.open {
+            write_durably(&data.join(CONFIGURATION), 0o600, PROTECTED.as_bytes())?;
+        }
+        let path = data.join(SNAPSHOT);
+        let (port, role) = (request.port.to_string(), request.identity.role());
+        let arguments = ["-h", &request.host, "-p", &port, "--user", &role, "--rdb", &path.to_string_lossy()];
+        tool::run_with(None, "redis-cli", &arguments, &[("REDISCLI_AUTH", password)]).await?;
+        let snapshot = rdb::read(&path).map_err(AgentError::file("verifying", &path))?;
+        if !snapshot.verified {
+            tool::run(None, "redis-check-rdb", &[&path.to_string_lossy()]).await?;
+        }
+        let position = snapshot.position.ok_or_else(|| AgentError::Refused(format!("{} names no position in the source's log", path.display())))?;
+        private(&path)?;
+        Ok(Filled { version: facts.version, position: Self::format_position(&position), checksum: snapshot.sha256 })
+    }
+
+    async fn become_replica(request: &Restore, manifest: &Manifest) -> Result<(), AgentError> {
+        let path = request.data_directory.join(SNAPSHOT);
+        if rdb::read(&path).map_err(AgentError::file("verifying", &path))?.sha256 != manifest.checksum {
+            return Err(AgentError::Refused(format!("{} is not what was verified when the backup was taken", path.display())));
+        }
+        let password = kept_password(&request.volume, &request.identity)?;
+        let path = request.data_directory.join(CONFIGURATION);
+        let protected = if path.exists() { PROTECTED } else { "" };
+        write_durably(&path, 0o600, format!("{}{protected}", configuration(request, &password)).as_bytes())
+    }
+
+    fn guard(data: &Path) -> Result<(), AgentError> {
+        let path = data.join(CONFIGURATION);
+        let text = fs::read_to_string(&path).map_err(AgentError::file("a server started here would take writes: reading", &path))?;
+        if !text.lines().any(|line| line.starts_with(REPLICA_OF)) {
+            return Err(AgentError::Refused(format!("{} names no source: a server started here would take writes", path.display())));
+        }
+        // With an fsGroup every mount opens all files to the group, and this one holds a password.
+        private(&path)
+    }
+}
+
+fn make(directory: &Path) -> Result<(), AgentError> {
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(directory).map_err(AgentError::file("making", directory))
+}
+
+/// Closes a file to everybody else.
+fn private(path: &Path) -> Result<(), AgentError> {
+    let mode = fs::metadata(path).map_err(AgentError::file("looking at", path))?.permissions().mode() & 0o777;
+    if [0o600, 0o400].contains(&mode) {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(AgentError::file("setting the mode of", path))
+}
+
+/// The path of the ACL file below the data directory; none where it lies elsewhere, or there is none. A path that is not absolute begins there.
+fn inside(file: &str, directory: &str) -> Option<PathBuf> {
+    let path = Path::new(file);
+    let below = if path.is_absolute() { path.strip_prefix(directory).ok()? } else { path };
+    let plain = below.components().all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
+    (plain && below.file_name().is_some()).then(|| below.to_owned())
+}
+
+/// The users of a source as an ACL file, without ours: on a replica nobody follows.
+fn users(lines: &[String], identity: &Identity) -> String {
+    let ours = format!("user {} ", identity.role());
+    lines.iter().filter(|line| !line.starts_with(&ours)).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// A word of the configuration: in double quotes, with escapes (documentation, "Configuration").
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
+}
+
+/// What makes a server a replica. An append-only file would win over the snapshot at a start, and not name a position: none is kept.
+fn configuration(request: &Restore, password: &str) -> String {
+    let lines = [
+        "# Written by understudy: this directory is a replica's.".to_owned(),
+        format!("{REPLICA_OF}{} {}", quoted(&request.primary_host), request.primary_port),
+        "replica-read-only yes".to_owned(),
+        format!("masteruser {}", request.identity.role()),
+        format!("masterauth {}", quoted(password)),
+        format!("dir {}", quoted(&request.data_directory.to_string_lossy())),
+        format!("dbfilename {SNAPSHOT}"),
+        "appendonly no".to_owned(),
+        SAVE.to_owned(),
+    ];
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::EngineKind;
+
+    fn request(root: &Path) -> Restore {
+        Restore {
+            common: crate::agent::Common { engine: EngineKind::Redis, termination_message: "none".into() },
+            volume: root.join("backup"),
+            directory: "k3x9q2ab-1".into(),
+            data_directory: r#"/a "b\c"#.into(),
+            identity: Identity::parse("k3x9q2ab").unwrap(),
+            replica: 1,
+            name: "cache-replica-1".into(),
+            primary_host: "cache-primary".into(),
+            primary_port: 6379,
+        }
+    }
+
+    #[test]
+    fn a_replicas_configuration_survives_its_words() {
+        let text = configuration(&request(Path::new("/")), r#"a"b\"#);
+        for line in
+            ["replicaof \"cache-primary\" 6379", r#"dir "/a \"b\\c""#, r#"masterauth "a\"b\\""#, "masteruser understudy_k3x9q2ab", "appendonly no", "save \"\""]
+        {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_would_take_writes_is_not_started() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(CONFIGURATION);
+        assert!(Redis::guard(root.path()).is_err());
+        fs::write(&path, "appendonly no\n# replicaof x 1\n").unwrap();
+        assert!(Redis::guard(root.path()).unwrap_err().to_string().contains("take writes"));
+        fs::write(&path, configuration(&request(root.path()), "p")).unwrap();
+        // What mounting a volume with an fsGroup does to the files.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        Redis::guard(root.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_acl_file_goes_where_the_data_goes() {
+        for (file, below) in [("/data/users.acl", Some("users.acl")), ("/data/acl/users", Some("acl/users")), ("users.acl", Some("users.acl"))] {
+            assert_eq!(inside(file, "/data"), below.map(PathBuf::from), "{file}");
+        }
+        for file in ["", "/etc/redis/users.acl", "/database/users.acl", "/data/../etc/users", "../users"] {
+            assert_eq!(inside(file, "/data"), None, "{file}");
+        }
+        let lines = ["user default on nopass ~* &* +@all", "user understudy_k3x9q2ab on #ab -@all", "user understudy_k3x9q2abc on"].map(str::to_owned);
+        let identity = Identity::parse("k3x9q2ab").unwrap();
+        assert_eq!(users(&lines, &identity), format!("{}\n{}\n", lines[0], lines[2]));
+    }
+}
