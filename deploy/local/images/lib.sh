@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Packs a root file system as an OCI image.
+# Makes root file systems from Debian's packages, and packs them as OCI images.
 
 # pack OUT LAYER-TAR REFERENCE… -- CONFIG…: OUT/image.tar and OUT/references; CONFIG goes to `umoci config`. The first
 # reference's tag is the one in the archive.
@@ -41,4 +41,36 @@ debian_mirror() {
 		return 1
 	}
 	printf '%s' "$mirror"
+}
+
+# debian_root SUITE ROOT USER HOME PACKAGES [MMDEBSTRAP-OPTION…]: a root file system with Debian's PACKAGES. USER is made before them, so
+# that it has the number that official images give their server's user.
+debian_root() {
+	local suite=$1 root=$2 user=$3 home=$4 packages=$5 mirror
+	shift 5
+	mirror=$(debian_mirror)
+	# The Release file of an unreleased suite may be past its date on a mirror that keeps older states; its signature still counts.
+	[ "$suite" != sid ] || set -- --aptopt='Acquire::Check-Valid-Until "false"' "$@"
+	mmdebstrap --variant=minbase --format=directory --skip=check/empty --include="$packages" \
+		--dpkgopt=force-confold --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+		--aptopt='APT::Install-Recommends "false"' \
+		--essential-hook="echo '$user:x:999:999::$home:/bin/bash' >>\"\$1/etc/passwd\"" \
+		--essential-hook="echo '$user:x:999:' >>\"\$1/etc/group\"" \
+		--essential-hook="echo '$user:!:1::::::' >>\"\$1/etc/shadow\"" \
+		"$@" "$suite" "$root" "deb $mirror $suite main"
+}
+
+# finish_root RECIPE ROOT LAYER-TAR: the entrypoint and gosu into ROOT, what no server needs out of it, and the rest as a layer.
+finish_root() {
+	local recipe=$1 root=$2 layer=$3
+	install -m 755 "$recipe/docker-entrypoint.sh" "$recipe/../gosu" -t "$root/usr/local/bin"
+	chmod 1777 "$root/tmp"
+	(
+		cd "$root" || exit
+		rm -rf usr/share/{doc,man,info}/* usr/share/i18n usr/share/locale/[a-z]*_* usr/share/locale/[a-z][a-z] usr/share/locale/[a-z][a-z][a-z] \
+			var/lib/apt/lists/* var/cache/apt/* var/cache/debconf/* var/log/* etc/ssl/private/* \
+			etc/apt/sources.list etc/apt/sources.list.d/* etc/apt/apt.conf.d/99mmdebstrap etc/apt/trusted.gpg.d/*
+	)
+	tar -C "$root" --sort=name --numeric-owner --xattrs -cf "$layer" .
+	rm -rf "$root"
 }

@@ -2,9 +2,9 @@
 # Images: built into the cache, imported into containerd. No registry is ever asked.
 
 state=${state:?} run=${run:?} here=${here:?} cache=${cache:?}
-images=(pause busybox postgres)
+images=(pause busybox postgres mysql redis mongodb)
 
-image_key() { hash_of "images/$1" images/lib.sh; }
+image_key() { hash_of "images/$1" images/lib.sh images/gosu; }
 
 build_image() { "$here/images/$1/build.sh" "$2"; }
 

@@ -19,6 +19,7 @@ cc gcc
 /usr/include/stdlib.h libc6-dev
 readelf binutils
 curl curl
+pip3 python3-pip
 /usr/bin/pg_createcluster postgresql
 redis-server redis-server
 redis-cli redis-tools
