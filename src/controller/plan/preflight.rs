@@ -84,7 +84,8 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
             format!("kubectl create configmap {} -n {}, or correct environment.configMaps", object.name, subject.names.namespace),
         )
     }));
-    found.extend(facts.taken.iter().map(taken));
+    // Who has the source has its variables too: that is said already.
+    found.extend(facts.taken.iter().filter(|(.., other)| facts.rival.as_ref() != Some(other)).map(taken));
     found
 }
 

@@ -1,8 +1,10 @@
 //! Each engine as the scenarios see it: a source with the official image's defaults, a client, and everything that must be as before afterwards.
 
 mod postgresql;
+mod redis;
 
 pub use postgresql::{PostgreSql, query};
+pub use redis::Redis;
 
 use serde_json::Value;
 use std::future::Future;
@@ -75,6 +77,11 @@ macro_rules! for_every_engine {
             #[tokio::test]
             async fn postgresql() {
                 super::$scenario::<crate::databases::PostgreSql>().await;
+            }
+
+            #[tokio::test]
+            async fn redis() {
+                super::$scenario::<crate::databases::Redis>().await;
             }
         })+
     };

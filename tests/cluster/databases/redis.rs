@@ -1,7 +1,7 @@
 //! Redis.
 
-use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn text(error: RedisError) -> String {
 
 impl Redis {
     async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, String> {
-        let mut command = redis::cmd(words[0]);
+        let mut command = ::redis::cmd(words[0]);
         command.arg(&words[1..]);
         tokio::time::timeout(Duration::from_secs(10), command.query_async(&mut self.0)).await.map_err(|_| "no answer in 10 s")?.map_err(text)
     }
@@ -65,7 +65,7 @@ impl Database for Redis {
     async fn connect(host: &str) -> Result<Self, String> {
         let settings = RedisConnectionInfo::default().set_password(PASSWORD);
         let info = (host, Self::PORT).into_connection_info().map_err(text)?.set_redis_settings(settings);
-        let client = redis::Client::open(info).map_err(text)?;
+        let client = ::redis::Client::open(info).map_err(text)?;
         let connected = tokio::time::timeout(Duration::from_secs(3), client.get_multiplexed_async_connection()).await;
         connected.map_err(|_| "no answer in 3 s")?.map_err(text).map(Self)
     }

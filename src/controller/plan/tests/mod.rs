@@ -356,6 +356,7 @@ fn a_rival_and_a_missing_secret_block() {
     let world = World::new(1);
     let mut facts = world.facts();
     facts.rival = Some("older".into());
+    facts.taken = vec![("shop-env".into(), "POSTGRESQL".into(), "older".into())];
     facts.administrator = Err(Finding::new("SecretNotFound", "x", "y"));
     facts.server = Server::NotAsked;
     facts.shape = None;
@@ -363,6 +364,7 @@ fn a_rival_and_a_missing_secret_block() {
     assert!(plan.steps.is_empty());
     let ready = plan.status.conditions.iter().find(|c| c.type_ == conditions::READY).unwrap();
     assert!(ready.message.contains("SourceTaken") && ready.message.contains("SecretNotFound"), "{}", ready.message);
+    assert!(!ready.message.contains("VariablesTaken"), "one cause is said once: {}", ready.message);
 }
 
 #[test]
