@@ -144,7 +144,7 @@ async fn killed_at_each_step_it_converges_to_the_same_end<D: Database>() {
     resource["spec"]["deletionPolicy"] = json!("Delete");
     shop.apply(&resource).unwrap();
     let kills = killed_at_each_step(&shop, &config, "enable", replicating).await;
-    assert!(kills >= 20, "{kills}");
+    assert!(kills >= D::KILLS, "{kills}");
     let one = |found: Vec<String>| assert_eq!(found.len(), 1, "{found:?}");
     one(shop.names::<Job>("understudy.dev/component=backup").await);
     let traces = shop.traces("orders-db-0").await;

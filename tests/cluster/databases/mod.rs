@@ -31,6 +31,8 @@ pub trait Database: Send + Sized + 'static {
     /// Files of a replica, below its data directory, in a shell's words, that hold the replication user's password; and how it is cut out of them.
     const REPLICATION_PASSWORD: &'static str;
 
+    /// At how many points, the begins and ends of its steps, an enabling can be killed at least.
+    const KILLS: usize;
     /// The smallest size in bytes that a full backup can have.
     const LEAST_BACKUP: i64;
     /// How many traces an enabling with one replica leaves on the source.

@@ -27,6 +27,7 @@ impl Database for MySql {
     const DRY_RUN: &'static str = "understudy_";
     const LOGIN_REFUSED: &'static str = "Access denied for user";
     const REPLICATION_PASSWORD: &'static str = "MYSQL_PWD=$MYSQL_ROOT_PASSWORD mysql -uroot -N -e 'SELECT User_password FROM mysql.slave_master_info'";
+    const KILLS: usize = 18;
     const TRACES: usize = 2;
     const LEAST_BACKUP: i64 = 10 << 20;
     const BY_HAND: &'static [&'static str] = &["DROP USER"];

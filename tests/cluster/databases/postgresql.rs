@@ -41,6 +41,7 @@ impl Database for PostgreSql {
     const LOGIN_REFUSED: &'static str = "password authentication failed for user \"orders\"";
     const REPLICATION_PASSWORD: &'static str = "cut -d: -f5 $PGDATA/understudy.pgpass";
 
+    const KILLS: usize = 20;
     const TRACES: usize = 3;
     const LEAST_BACKUP: i64 = 1 << 20;
     const BY_HAND: &'static [&'static str] = &["pg_drop_replication_slot", "DROP ROLE"];

@@ -31,6 +31,7 @@ impl Database for Redis {
     const DRY_RUN: &'static str = "understudy_";
     const LOGIN_REFUSED: &'static str = "WRONGPASS";
     const REPLICATION_PASSWORD: &'static str = "sed -n 's/^masterauth //p' /data/understudy.conf | tr -d '\"'";
+    const KILLS: usize = 18;
     const TRACES: usize = 1;
     const LEAST_BACKUP: i64 = 100;
     const BY_HAND: &'static [&'static str] = &["ACL DELUSER"];
