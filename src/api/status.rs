@@ -79,7 +79,7 @@ pub enum Phase {
     DryRun,
     /// `suspend`: hands off.
     Suspended,
-    /// The source gets its replication role, slot and rule.
+    /// The source gets what replication needs on it: a user, settings, for PostgreSQL rule and slots.
     Configuring,
     /// The full backup is being taken.
     BackingUp,

@@ -19,7 +19,7 @@ pub mod conditions {
     pub const STALLED: &str = "Stalled";
     /// Everything that is needed is there.
     pub const PREFLIGHT: &str = "Preflight";
-    /// The source has role, rule and slots.
+    /// The source has what replication needs on it.
     pub const SOURCE_CONFIGURED: &str = "SourceConfigured";
     /// A verified full backup exists.
     pub const BACKUP_TAKEN: &str = "BackupTaken";

@@ -296,9 +296,9 @@ impl<E: Engine> Enabling<'_, E> {
         if let Some(lost) = lost {
             draft.set(conditions::SOURCE_CONFIGURED, false, "AccessLost", lost);
         } else if done {
-            draft.set(conditions::SOURCE_CONFIGURED, true, "Configured", "role, rule and slots are in place");
+            draft.set(conditions::SOURCE_CONFIGURED, true, "Configured", "the replication user and what else is needed are in place");
         } else {
-            draft.set(conditions::SOURCE_CONFIGURED, false, "Configuring", "the source gets its replication role, rule and slots");
+            draft.set(conditions::SOURCE_CONFIGURED, false, "Configuring", "the source gets its replication user and what else is needed");
         }
         done
     }
@@ -386,7 +386,7 @@ impl<E: Engine> Enabling<'_, E> {
         let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
         let (phase, reason, message, again) = match (backup, waiting) {
             (BackupState::Running | BackupState::Pending, Some(_)) if !configured => {
-                (Phase::Configuring, "Configuring", "the source gets its replication role, rule and slots".to_owned(), again::SOON)
+                (Phase::Configuring, "Configuring", "the source gets its replication user and what else is needed".to_owned(), again::SOON)
             }
             (BackupState::Running | BackupState::Pending, Some(_)) => {
                 let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::BACKUP_TAKEN).cloned();
