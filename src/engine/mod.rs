@@ -12,11 +12,16 @@ macro_rules! with_engine {
                 type $engine = $crate::engine::postgresql::PostgreSql;
                 $body
             }
+            $crate::api::EngineKind::MySQL => {
+                type $engine = $crate::engine::mysql::MySql;
+                $body
+            }
         }
     };
 }
 pub(crate) use with_engine;
 
+pub mod mysql;
 mod position;
 pub mod postgresql;
 
@@ -133,8 +138,8 @@ pub struct SourceSummary {
     pub major_version: u32,
     /// The directory that holds the data, as the server knows it.
     pub data_directory: String,
-    /// Numeric user and group of the server process.
-    pub owner: (u32, u32),
+    /// Numeric user and group of the server process; none where the server does not say: then the pod's template does.
+    pub owner: Option<(u32, u32)>,
     /// Our replication user exists and has a password: who lost its connection could log in again.
     pub access: bool,
     /// The last position written.

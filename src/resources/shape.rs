@@ -20,6 +20,24 @@ pub struct Shape {
     pub data_directory: String,
 }
 
+/// The user and group that the official images make for their server, and change to where they are started as root.
+const IMAGE_USER: (u32, u32) = (999, 999);
+
+impl Shape {
+    /// User and group of the server process as the template has them, for servers that do not say: the container's `runAsUser`, or the pod's, with its
+    /// group; without one, or as root, the image's entrypoint chooses.
+    #[must_use]
+    pub fn server_user(&self) -> (u32, u32) {
+        let own = self.container.security_context.as_ref();
+        let pod = self.template.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let number = |number: i64| u32::try_from(number).ok().filter(|number| *number != 0);
+        let user = own.and_then(|own| own.run_as_user).or_else(|| pod.and_then(|pod| pod.run_as_user)).and_then(number);
+        let Some(user) = user else { return IMAGE_USER };
+        let group = own.and_then(|own| own.run_as_group).or_else(|| pod.and_then(|pod| pod.run_as_group)).or_else(|| pod.and_then(|pod| pod.fs_group));
+        (user, group.map_or(user, |group| u32::try_from(group).unwrap_or(user)))
+    }
+}
+
 /// Tells which container of a template is the database: the one named, the one that declares the port, or the only one.
 fn database_container<'a>(template: &'a PodTemplateSpec, named: Option<&str>, port: u16) -> Result<&'a Container, Finding> {
     let containers = template.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
@@ -121,6 +139,20 @@ mod tests {
         assert_eq!(at_the_mount_itself.mount.sub_path.as_deref(), Some("pg"));
         let named = inspect(&source(&pod, &[]), None, 5432, "/var/lib/mysql").unwrap();
         assert_eq!(named.claim.as_deref(), Some("named"));
+    }
+
+    #[test]
+    fn the_servers_user_is_the_templates_or_else_the_images() {
+        let user = |pod: serde_json::Value, own: serde_json::Value| {
+            let mount = json!([{"name": "data", "mountPath": "/data"}]);
+            let pod = json!({"securityContext": pod, "containers": [{"name": "db", "securityContext": own, "volumeMounts": mount}]});
+            inspect(&source(&pod, &["data"]), None, 3306, "/data").unwrap().server_user()
+        };
+        assert_eq!(user(json!({}), json!({})), (999, 999));
+        assert_eq!(user(json!({"fsGroup": 1001}), json!({"runAsUser": 1001})), (1001, 1001));
+        assert_eq!(user(json!({"runAsUser": 27, "runAsGroup": 28, "fsGroup": 29}), json!({})), (27, 28));
+        assert_eq!(user(json!({"runAsUser": 27}), json!({"runAsUser": 30})), (30, 30));
+        assert_eq!(user(json!({"runAsUser": 0}), json!({})), (999, 999), "an image started as root changes to its own user");
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl<E: Engine> Enabling<'_, E> {
             shape: self.shape,
             image: self.image,
             engine: E::NAME,
-            user: self.summary.owner,
+            user: self.summary.owner.unwrap_or_else(|| self.shape.server_user()),
             source: self.subject.source(),
         };
         JobRequest { workload, port: self.subject.port, sequence, backup_runs: false, restore_needs_database: E::RESTORE_NEEDS_DATABASE }

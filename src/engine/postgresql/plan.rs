@@ -129,7 +129,7 @@ impl Engine for PostgreSql {
             system: facts.system.clone(),
             major_version: facts.version_num / 10_000,
             data_directory: facts.data_directory.clone(),
-            owner: facts.owner,
+            owner: Some(facts.owner),
             access: facts.role_exists && facts.role_has_password,
             position: facts.position.clone(),
             oldest_for_seed: facts.oldest_wal.clone(),
