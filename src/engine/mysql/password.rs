@@ -10,6 +10,15 @@ const ROUNDS: usize = 5000;
 const SALT: usize = 20;
 const DIGITS: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// A replica takes no longer one (error 3056).
+const LONGEST: usize = 32;
+
+/// The password of our user, from the one that the backup volume keeps: 32 hexadecimal digits are 128 bits.
+#[must_use]
+pub fn shortened(kept: &str) -> &str {
+    kept.char_indices().nth(LONGEST).map_or(kept, |(end, _)| kept.split_at(end).0)
+}
+
 /// The verifier of a password, with a salt of its own.
 #[must_use]
 pub fn verifier(password: &str) -> String {
@@ -77,6 +86,12 @@ mod tests {
     fn it_is_sha_256_crypt() {
         // From the specification's own tests.
         assert_eq!(crypt(b"Hello world!", b"saltstring"), "5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5");
+    }
+
+    #[test]
+    fn a_password_is_no_longer_than_a_replica_takes() {
+        assert_eq!(shortened(&"ab".repeat(32)), "ab".repeat(16));
+        assert_eq!((shortened("short"), shortened("")), ("short", ""));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::password::shortened;
 use super::session::{MySqlSession, literal};
 use super::{MySql, SourceFacts};
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, write_durably};
@@ -35,7 +36,7 @@ impl Tools for MySql {
         drop(session);
         let settings = Settings::of(&facts);
         let data = partial.join("data");
-        receive(request, &facts, &settings, password, partial, &data).await?;
+        receive(request, &facts, &settings, shortened(password), partial, &data).await?;
         let position = finish(&settings, &data).await?;
         write_durably(&partial.join(SETTINGS), 0o600, &settings.to_json()?)?;
         let list = blocking({
@@ -61,7 +62,7 @@ impl Tools for MySql {
         let purpose = Purpose::Replica { server_id: settings.replica_id(request), relay_log: settings.relay_log(&request.name) };
         let mut server = Server::start(&settings, &request.data_directory, &purpose).await?;
         let doing = "making a replica of the copy";
-        for (sql, tolerated) in settings::replica_statements(request, &settings, &password) {
+        for (sql, tolerated) in settings::replica_statements(request, &settings, shortened(&password)) {
             match server.session().rows(doing, &sql).await {
                 Err(error) if tolerated => tracing::info!(%error, "not in this version"),
                 other => drop(other?),

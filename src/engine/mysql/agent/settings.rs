@@ -91,7 +91,11 @@ pub fn replica_statements(request: &Restore, settings: &Settings, password: &str
         ("SOURCE_RETRY_COUNT", "1000000000".to_owned()),
     ];
     // Without either, a login fails (2061) whenever the source has forgotten it.
-    change.push(if settings.encrypted { ("SOURCE_SSL", "1".to_owned()) } else { ("GET_SOURCE_PUBLIC_KEY", "1".to_owned()) });
+    change.extend(if settings.encrypted {
+        vec![("SOURCE_SSL", "1".to_owned())]
+    } else {
+        vec![("SOURCE_SSL", "0".to_owned()), ("GET_SOURCE_PUBLIC_KEY", "1".to_owned())]
+    });
     let change = change.iter().map(|(name, value)| format!("{name} = {value}")).collect::<Vec<_>>().join(", ");
     let old = settings.version < (8, 0, 23);
     let (reset, change) = if old {
@@ -110,6 +114,9 @@ pub fn replica_statements(request: &Restore, settings: &Settings, password: &str
         // A relay log that was cut off is fetched again.
         ("SET PERSIST_ONLY relay_log_recovery = ON".to_owned(), false),
         ("SET PERSIST_ONLY skip_replica_start = OFF".to_owned(), true),
+        // Killed with less than this, a server may hold that it has applied what its tables have lost, and nobody would notice.
+        ("SET PERSIST_ONLY innodb_flush_log_at_trx_commit = 1".to_owned(), false),
+        ("SET PERSIST_ONLY sync_binlog = 1".to_owned(), false),
         // A copy of a replica has its source's channel.
         (reset, false),
         (change, false),

@@ -106,10 +106,10 @@ async fn more(session: &mut MySqlSession, identity: Option<&Identity>, facts: &m
         }
     }
     let plugins =
-        "SELECT PLUGIN_NAME AS name, PLUGIN_LIBRARY AS library FROM information_schema.PLUGINS WHERE PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_LIBRARY IS NOT NULL";
+        "SELECT PLUGIN_NAME AS name, PLUGIN_LIBRARY AS file FROM information_schema.PLUGINS WHERE PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_LIBRARY IS NOT NULL";
     for row in session.visible("looking for plugins", plugins).await? {
         facts.clone_active |= row.word("name") == "clone";
-        facts.plugin_libraries.push(row.word("library"));
+        facts.plugin_libraries.push(row.word("file"));
     }
     let user = format!(
         "SELECT u.Repl_slave_priv = 'Y' AND EXISTS (SELECT 1 FROM mysql.global_grants g WHERE g.USER = u.User AND g.HOST = u.Host AND g.PRIV = 'BACKUP_ADMIN') AS granted, \
