@@ -43,22 +43,22 @@ fn crypt(password: &[u8], salt: &[u8]) -> String {
     }
     let mut digest = first.finalize();
     let every = |what: &[u8], times: usize| (0..times).fold(Sha256::new(), |hash, _| hash.chain_update(what)).finalize();
-    let p = repeated(&every(password, password.len()), password.len());
-    let s = repeated(&every(salt, 16 + usize::from(digest[0])), salt.len());
+    let words = repeated(&every(password, password.len()), password.len());
+    let salts = repeated(&every(salt, 16 + usize::from(digest[0])), salt.len());
     for round in 0..ROUNDS {
         let odd = round % 2 == 1;
-        let mut hash = Sha256::new().chain_update(if odd { &p[..] } else { &digest[..] });
+        let mut hash = Sha256::new().chain_update(if odd { &words[..] } else { &digest[..] });
         if round % 3 != 0 {
-            hash.update(&s);
+            hash.update(&salts);
         }
         if round % 7 != 0 {
-            hash.update(&p);
+            hash.update(&words);
         }
-        digest = hash.chain_update(if odd { &digest[..] } else { &p[..] }).finalize();
+        digest = hash.chain_update(if odd { &digest[..] } else { &words[..] }).finalize();
     }
     let mut text = String::with_capacity(43);
-    let mut write = |a: u8, b: u8, c: u8, digits: usize| {
-        let mut bits = (usize::from(a) << 16) | (usize::from(b) << 8) | usize::from(c);
+    let mut write = |three: [u8; 3], digits: usize| {
+        let mut bits = three.iter().fold(0, |bits, byte| (bits << 8) | usize::from(*byte));
         for _ in 0..digits {
             text.push(char::from(DIGITS[bits & 63]));
             bits >>= 6;
@@ -66,15 +66,11 @@ fn crypt(password: &[u8], salt: &[u8]) -> String {
     };
     for place in 0..10 {
         // The order of the bytes turns with every three.
-        let three = [place, place + 10, place + 20];
-        let (a, b, c) = match place % 3 {
-            0 => (three[0], three[1], three[2]),
-            1 => (three[2], three[0], three[1]),
-            _ => (three[1], three[2], three[0]),
-        };
-        write(digest[a], digest[b], digest[c], 4);
+        let mut three = [place, place + 10, place + 20];
+        three.rotate_right(place % 3);
+        write(three.map(|place| digest[place]), 4);
     }
-    write(0, digest[31], digest[30], 3);
+    write([0, digest[31], digest[30]], 3);
     text
 }
 

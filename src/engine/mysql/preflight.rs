@@ -279,7 +279,13 @@ pub mod tests {
     fn a_server_that_ignores_what_is_persisted_is_a_finding() {
         let reasons = |command: &[&str], arguments: &[&str], pod: serde_json::Value| {
             let template = serde_json::from_value(json!({"spec": pod})).unwrap();
-            let shape_of = Shape { template, container: container(command, arguments), mount: Default::default(), claim: None, data_directory: "/d".into() };
+            let shape_of = Shape {
+                template,
+                container: container(command, arguments),
+                mount: k8s_openapi::api::core::v1::VolumeMount::default(),
+                claim: None,
+                data_directory: "/d".into(),
+            };
             shape(&shape_of).iter().map(|finding| finding.reason).collect::<Vec<_>>()
         };
         let plain = json!({"containers": []});
