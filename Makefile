@@ -54,6 +54,7 @@ check: ## format, lints, rendered manifests
 test: cluster-up check image install ## everything: unit, engine and cluster tests, with the operator as the chart installs it
 	cargo test --locked --lib --bins --test docs
 	cargo test --locked --test postgresql
+	root=$$(tests/mysql-root) && UNDERSTUDY_TEST_MYSQL_ROOT=$$root cargo test --locked --test mysql -- --test-threads=3
 	$(CLUSTER_TESTS) --test cluster -- --test-threads=5
 	$(CLUSTER_TESTS) --test killed -- --test-threads=1
 	deploy/local/test.sh

@@ -130,7 +130,9 @@ impl Engine for MySql {
 
     fn expected_disruption(facts: &SourceFacts) -> String {
         let gtids = if facts.gtid_mode.value == "ON" { "" } else { "GTIDs are switched on while it runs, " };
-        format!("none: no restart; {gtids}and one full backup is read from the server")
+        // Since 8.0.27 CLONE lets them through (manual, "Cloning and Concurrent DDL").
+        let waits = if facts.numbers < (8, 0, 27) { "; CREATE, ALTER and DROP wait until it is" } else { "" };
+        format!("none: no restart; {gtids}and one full backup is read from the server{waits}")
     }
 
     fn plan_enable(facts: &SourceFacts, wanted: &WantedSource) -> Vec<Step> {

@@ -114,6 +114,8 @@ pub fn replica_statements(request: &Restore, settings: &Settings, password: &str
         // A relay log that was cut off is fetched again.
         ("SET PERSIST_ONLY relay_log_recovery = ON".to_owned(), false),
         ("SET PERSIST_ONLY skip_replica_start = OFF".to_owned(), true),
+        // The copy has the source's events, which the source goes on running.
+        ("SET PERSIST_ONLY event_scheduler = OFF".to_owned(), true),
         // Killed with less than this, a server may hold that it has applied what its tables have lost, and nobody would notice.
         ("SET PERSIST_ONLY innodb_flush_log_at_trx_commit = 1".to_owned(), false),
         ("SET PERSIST_ONLY sync_binlog = 1".to_owned(), false),
