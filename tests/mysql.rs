@@ -521,9 +521,10 @@ async fn no_secret_reaches_the_servers_logs() {
 #[tokio::test]
 async fn a_password_policy_does_not_stop_us() {
     let server = Server::new(&[]).await;
-    server.sql("INSTALL COMPONENT 'file://component_validate_password'; SET GLOBAL validate_password.policy = STRONG");
+    server.sql("INSTALL COMPONENT 'file://component_validate_password'; SET GLOBAL validate_password.policy = STRONG, GLOBAL default_password_lifetime = 1");
     server.enable().await;
     server.session().await.give_access(&identity(), "ab").await.unwrap();
+    assert_eq!(server.sql("SELECT password_lifetime FROM mysql.user WHERE User LIKE 'understudy%'"), "0", "it does not expire");
 }
 
 /// The program, copied by itself to where the servers' user can run it.
@@ -624,7 +625,10 @@ async fn a_backup_becomes_a_replica(options: &[&str], encrypted: bool) {
     );
     let shop = Workshop::new();
 
-    succeed(shop.backup(&source, "k3x9q2ab-1"));
+    let log = String::from_utf8(succeed(shop.backup(&source, "k3x9q2ab-1")).stderr).unwrap();
+    assert!(log.contains("file copy completed, page copy completed, redo copy completed"), "{log}");
+    let password = fs::read_to_string(shop.backed_up("replication-password-k3x9q2ab")).unwrap();
+    assert!(!log.contains(&password[..32]) && !log.contains(PASSWORD), "{log}");
     let manifest: serde_json::Value = serde_json::from_str(&shop.message()).unwrap();
     let position = MySql::parse_position(manifest["position"].as_str().unwrap()).unwrap();
     assert!(source.facts().await.position.reaches(&position) && manifest["bytes"].as_u64().unwrap() > 10 << 20, "{manifest}");

@@ -168,7 +168,10 @@ impl Engine for MySql {
         if facts.clone_active && recorded.iter().any(|change| change.what == CLONE) {
             steps.push(Step::UninstallClone);
         }
-        steps.extend(gtid::down(facts, recorded));
+        // There were none of the user's before: those that have come since may need GTIDs, and would stop without.
+        if facts.other_replicas == 0 {
+            steps.extend(gtid::down(facts, recorded));
+        }
         steps
     }
 
@@ -323,6 +326,17 @@ mod tests {
         keep(&mut recorded, steps.iter().filter_map(|step| MySql::record(&start, step)));
         let back = MySql::plan_disable(&steps.iter().fold(start, after), &identity(), &recorded);
         assert_eq!(back, [Step::DropUser { user: "understudy_k3x9q2ab".into() }]);
+    }
+
+    #[test]
+    fn gtids_stay_for_replicas_that_the_user_has_made_since() {
+        let start = defaults();
+        let steps = MySql::plan_enable(&start, &wanted());
+        let mut recorded = vec![];
+        keep(&mut recorded, steps.iter().filter_map(|step| MySql::record(&start, step)));
+        let now = SourceFacts { other_replicas: 1, ..steps.iter().fold(start, after) };
+        let back = MySql::plan_disable(&now, &identity(), &recorded);
+        assert_eq!(back, [Step::DropUser { user: "understudy_k3x9q2ab".into() }, Step::UninstallClone]);
     }
 
     #[test]

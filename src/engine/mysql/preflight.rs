@@ -94,10 +94,10 @@ fn settings(facts: &SourceFacts) -> Vec<Finding> {
         found.push(Finding::new(
             "OtherReplicas",
             format!(
-                "gtid_mode is {} and {} replica(s) of yours are connected: one without GTIDs would stop when they are switched on",
+                "gtid_mode is {} and {} replica(s) of yours, or readers of the binary log, are connected: one without GTIDs would stop when they are switched on",
                 facts.gtid_mode.value, facts.other_replicas
             ),
-            "switch GTIDs on yourself, on the replicas first (manual, \"Enabling GTID Transactions Online\")",
+            "switch GTIDs on yourself, on the replicas first (manual, \"Enabling GTID Transactions Online\"), or disconnect them",
         ));
     }
     if !facts.persisted_load {

@@ -6,10 +6,10 @@ mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::password::shortened;
-use super::session::{MySqlSession, literal};
+use super::session::{MySqlSession, Row, literal};
 use super::{MySql, SourceFacts};
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, write_durably};
 use crate::engine::{Position, Session, TransactionSet};
@@ -24,6 +24,8 @@ const FILES: &str = "files.sha256";
 const SETTINGS: &str = "settings.json";
 /// How often the progress of a copy is logged.
 const PROGRESS: Duration = Duration::from_secs(5);
+/// A copy may take as long as it takes, as long as it moves: a source whose node is gone says nothing more.
+const STALLED: Duration = Duration::from_mins(15);
 
 impl Tools for MySql {
     /// The server that receives the copy has a data directory of its own, and the log that is written meanwhile comes along.
@@ -115,30 +117,43 @@ async fn receive(request: &Backup, facts: &SourceFacts, settings: &Settings, pas
         if settings.encrypted { "SSL" } else { "NO SSL" }
     );
     let mut onlooker = server.connect().await?;
+    let (mut seen, mut moved) = (String::new(), Instant::now());
     let copied = {
         let copy = server.session().run("cloning the source", &sql);
         tokio::pin!(copy);
         loop {
             tokio::select! {
                 done = &mut copy => break done,
-                () = tokio::time::sleep(PROGRESS) => log_progress(&mut onlooker).await,
+                () = tokio::time::sleep(PROGRESS) => {
+                    let now = progress(&mut onlooker).await;
+                    if now != seen {
+                        tracing::info!(progress = now, "cloning");
+                        (seen, moved) = (now, Instant::now());
+                    } else if moved.elapsed() > STALLED {
+                        return Err(AgentError::Refused(format!("the copy has stood still for {} minutes: {seen}", STALLED.as_secs() / 60)));
+                    }
+                }
             }
         }
     };
-    drop(onlooker);
     copied?;
+    let end = progress(&mut onlooker).await;
+    tracing::info!(progress = end, "cloned");
+    drop(onlooker);
     server.stop().await?;
     fs::remove_dir_all(&scratch).map_err(AgentError::file("removing", &scratch))
 }
 
-/// How far the copy is, as its recipient knows.
-async fn log_progress(session: &mut MySqlSession) {
-    let sql = "SELECT COALESCE(SUM(DATA), 0) AS data, COALESCE(SUM(ESTIMATE), 0) AS estimate FROM performance_schema.clone_progress WHERE STAGE IN ('FILE COPY', 'PAGE COPY', 'REDO COPY')";
-    let rows = session.rows("asking for the progress", sql).await;
-    if let Some(row) = rows.ok().as_ref().and_then(|rows| rows.first()) {
-        let words = |name: &str| format_bytes(row.word(name).parse().unwrap_or(0));
-        tracing::info!(copied = words("data"), of = words("estimate"), "cloning");
-    }
+/// How far the copy is, as its recipient knows: a word for each stage that has begun.
+async fn progress(session: &mut MySqlSession) -> String {
+    let sql = "SELECT STAGE AS stage, STATE AS state, DATA AS data, ESTIMATE AS estimate FROM performance_schema.clone_progress WHERE STATE <> 'Not Started'";
+    let rows = session.rows("asking for the progress", sql).await.unwrap_or_default();
+    let bytes = |row: &Row, name: &str| format_bytes(row.word(name).parse().unwrap_or(0));
+    let stage = |row: &Row| match row.word("state").as_str() {
+        "In Progress" => format!("{} {} of {} ({} bytes)", row.word("stage"), bytes(row, "data"), bytes(row, "estimate"), row.word("data")),
+        state => format!("{} {state}", row.word("stage")),
+    };
+    rows.iter().map(stage).collect::<Vec<_>>().join(", ").to_lowercase()
 }
 
 /// Starts the copy once, which ends its recovery, looks at every table, and gives the transactions that it holds.

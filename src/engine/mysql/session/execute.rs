@@ -86,7 +86,12 @@ async fn clone_active(session: &mut MySqlSession, doing: &str) -> Result<bool, S
 async fn create_user(session: &mut MySqlSession, doing: &str, user: &str) -> Result<(), SessionError> {
     let account = account(user);
     let locked = verifier(&random_password());
-    session.rows(doing, &format!("CREATE USER IF NOT EXISTS {account} IDENTIFIED WITH caching_sha2_password AS {} ACCOUNT LOCK", literal(&locked))).await?;
+    session
+        .rows(
+            doing,
+            &format!("CREATE USER IF NOT EXISTS {account} IDENTIFIED WITH caching_sha2_password AS {} PASSWORD EXPIRE NEVER ACCOUNT LOCK", literal(&locked)),
+        )
+        .await?;
     session.rows(doing, &format!("GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO {account}")).await.map(drop)
 }
 
@@ -150,8 +155,7 @@ async fn wait(session: &mut MySqlSession, doing: &str, sql: &str, enough: impl F
 /// Ends the connections of a user, and waits until they are gone.
 async fn disconnect(session: &mut MySqlSession, doing: &str, user: &str) -> Result<(), SessionError> {
     // Whoever is sent away does not come back.
-    let lock = session.rows(doing, &format!("ALTER USER IF EXISTS {} ACCOUNT LOCK", account(user))).await;
-    lock?;
+    session.rows(doing, &format!("ALTER USER IF EXISTS {} ACCOUNT LOCK", account(user))).await?;
     let begun = Instant::now();
     let list = format!("SELECT PROCESSLIST_ID FROM performance_schema.threads WHERE PROCESSLIST_USER = {} AND PROCESSLIST_ID IS NOT NULL", literal(user));
     loop {

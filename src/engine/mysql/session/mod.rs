@@ -25,7 +25,7 @@ const PACKET: usize = 64 << 20;
 /// A login that will not do: user, password, host, database, expired password, encryption required (manual, "Server Error Message Reference").
 const REFUSED: [u16; 12] = [1044, 1045, 1049, 1129, 1130, 1251, 1524, 1698, 1820, 1862, 3118, 3159];
 /// A server that is full, starts, stops or was told to end this connection.
-const AWAY: [u16; 7] = [1040, 1053, 1077, 1152, 1203, 1317, 3032];
+const AWAY: [u16; 8] = [1040, 1053, 1077, 1152, 1203, 1317, 3032, 4031];
 
 /// What a user lacks the privilege for, or the version does not have.
 const LACKING: [&str; 4] = ["(1142)", "(1143)", "(1146)", "(1227)"];
@@ -170,7 +170,7 @@ impl MySqlSession {
     pub(super) async fn local(socket: &Path) -> Result<Self, SessionError> {
         let place = socket.display().to_string();
         let options = common().socket(Some(place.clone())).user(Some("root"));
-        let connection = open(&place, options.into()).await.map_err(|error| error.sorted(&place))?;
+        let connection = open(options.into()).await.map_err(|error| error.sorted(&place))?;
         Self { connection, place, endpoint: None, encrypted: false }.prepared().await
     }
 
@@ -186,10 +186,10 @@ impl MySqlSession {
         // Encrypted if the server can, and no check of who it is: databases in a cluster sign their own certificates. Otherwise plain, as the servers' own
         // clients do by default; the password is then encrypted with the server's public key.
         let tls = SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
-        let attempt = open(&place, options.clone().ssl_opts(Some(tls)).into()).await;
+        let attempt = open(options.clone().ssl_opts(Some(tls)).into()).await;
         let (connection, encrypted) = match attempt {
             Err(Failed::Driver(Error::Driver(DriverError::NoClientSslFlagFromServer) | Error::Io(IoError::Tls(_)))) => {
-                (open(&place, options.into()).await.map_err(|error| error.sorted(&place))?, false)
+                (open(options.into()).await.map_err(|error| error.sorted(&place))?, false)
             }
             other => (other.map_err(|error| error.sorted(&place))?, true),
         };
@@ -236,7 +236,7 @@ impl Failed {
     }
 }
 
-async fn open(_place: &str, options: Opts) -> Result<Conn, Failed> {
+async fn open(options: Opts) -> Result<Conn, Failed> {
     tokio::time::timeout(CONNECT, Conn::new(options)).await.map_err(|_| Failed::Late)?.map_err(Failed::Driver)
 }
 
