@@ -20,7 +20,7 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 28] = [
+const NO_REASONS: [&str; 30] = [
     "Complete",
     "ConfigMap",
     "ContainerCreating",
@@ -28,6 +28,7 @@ const NO_REASONS: [&str; 28] = [
     "False",
     "Job",
     "Lost",
+    "MySQL",
     "Never",
     "None",
     "NotReplicating",
@@ -49,6 +50,7 @@ const NO_REASONS: [&str; 28] = [
     "Succeeded",
     "True",
     "Unknown",
+    "Value",
 ];
 
 fn root() -> PathBuf {

@@ -97,6 +97,8 @@ fn yes() -> bool {
 pub enum EngineKind {
     /// PostgreSQL 13 and later; streaming replication with a physical slot for each replica.
     PostgreSQL,
+    /// MySQL 8.0.17 and later; replication by GTIDs, which are switched on without a restart where they are off. The binary log must be on, and tables InnoDB.
+    MySQL,
     /// Redis 7 and 8; replicas follow with `replicaof`, as an ACL user of their own.
     Redis,
 }
@@ -109,19 +111,19 @@ pub struct Source {
     #[x_kube(validation = Rule::new("self == oldSelf").message("source.statefulSetRef cannot be changed: delete this resource and create another"))]
     pub stateful_set_ref: ObjectName,
 
-    /// The administrator of the database: for PostgreSQL a superuser, for Redis a user that may run every command.
+    /// The administrator of the database: for PostgreSQL a superuser, for MySQL root or a user with the same privileges, for Redis a user that may run every command.
     pub credentials: Credentials,
 
     /// The container that runs the database, where it cannot be told from its port. Default: the one that names `port`, or the only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
 
-    /// The port that the database listens on. Default: the engine's own (PostgreSQL: 5432, Redis: 6379).
+    /// The port that the database listens on. Default: the engine's own (PostgreSQL: 5432, MySQL: 3306, Redis: 6379).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
 
-    /// The database that the operator connects to. Default: the engine's maintenance database (PostgreSQL: postgres); of no meaning for Redis.
+    /// The database that the operator connects to. Default: the engine's maintenance database (PostgreSQL: postgres, MySQL: mysql); of no meaning for Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
 }
@@ -145,7 +147,7 @@ pub struct Credentials {
     /// The Secret that holds the password, in the namespace of the resource.
     pub secret_ref: ObjectName,
 
-    /// The Secret's key that holds the user name. Default: `username`, or the engine's usual administrator (PostgreSQL: postgres, Redis: default) if the Secret has no such key.
+    /// The Secret's key that holds the user name. Default: `username`, or the engine's usual administrator (PostgreSQL: postgres, MySQL: root, Redis: default) if the Secret has no such key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username_key: Option<String>,
 
@@ -206,7 +208,7 @@ pub struct EnvironmentObject {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 
-    /// What the variables begin with. Default: the engine's name in capitals (`POSTGRESQL`).
+    /// What the variables begin with. Default: the engine's name in capitals (`POSTGRESQL`, `MYSQL`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub prefix: Option<String>,

@@ -12,6 +12,10 @@ macro_rules! with_engine {
                 type $engine = $crate::engine::postgresql::PostgreSql;
                 $body
             }
+            $crate::api::EngineKind::MySQL => {
+                type $engine = $crate::engine::mysql::MySql;
+                $body
+            }
             $crate::api::EngineKind::Redis => {
                 type $engine = $crate::engine::redis::Redis;
                 $body
@@ -21,6 +25,7 @@ macro_rules! with_engine {
 }
 pub(crate) use with_engine;
 
+pub mod mysql;
 mod position;
 pub mod postgresql;
 pub mod redis;

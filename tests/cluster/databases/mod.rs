@@ -1,8 +1,10 @@
 //! Each engine as the scenarios see it: a source with the official image's defaults, a client, and everything that must be as before afterwards.
 
+mod mysql;
 mod postgresql;
 mod redis;
 
+pub use mysql::MySql;
 pub use postgresql::{PostgreSql, query};
 pub use redis::Redis;
 
@@ -79,6 +81,11 @@ macro_rules! for_every_engine {
             #[tokio::test]
             async fn postgresql() {
                 super::$scenario::<crate::databases::PostgreSql>().await;
+            }
+
+            #[tokio::test]
+            async fn mysql() {
+                super::$scenario::<crate::databases::MySql>().await;
             }
 
             #[tokio::test]
