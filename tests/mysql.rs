@@ -806,3 +806,32 @@ async fn a_source_with_a_layout_and_plugins_of_its_own_is_copied_all_the_same() 
     replica.replica("the mark does not arrive", |state| state.read_only && state.streaming && state.applied.reaches(&mark)).await;
     assert_eq!(replica.sql("SELECT n FROM shop.t"), "1");
 }
+
+#[tokio::test]
+async fn events_write_nothing_on_a_replica_in_the_moment_of_its_start() {
+    // On the source it is still there.
+    let source = Server::new(&["--event-scheduler=OFF"]).await;
+    source.enable().await;
+    source.sql("CREATE DATABASE shop; CREATE TABLE shop.ticks (at DATETIME(6)); CREATE EVENT shop.once ON SCHEDULE AT NOW() + INTERVAL 6 SECOND DO INSERT INTO shop.ticks VALUES (NOW(6)); CREATE EVENT shop.tick ON SCHEDULE EVERY 1 SECOND DO INSERT INTO shop.ticks VALUES (NOW(6))");
+    let shop = Workshop::new();
+    succeed(shop.backup(&source, "k3x9q2ab-1"));
+    let (root, data) = shop.restored(&source, "k3x9q2ab-1");
+    while source.sql("SELECT EXECUTE_AT < NOW() FROM information_schema.EVENTS WHERE EVENT_NAME = 'once'") == "0" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut replica = Server::serve(root, data, &[RELAY_LOG, "--super-read-only=OFF", "--server-id=1", "--gtid-mode=OFF", "--skip-replica-start"]).await;
+    for _ in 0..4 {
+        let mark = source.session().await.write_mark().await.unwrap();
+        let state = replica.replica("the mark does not arrive", |state| state.streaming && state.applied.reaches(&mark)).await;
+        let logs = replica.sql("SHOW BINARY LOGS");
+        let events = |log: &str| replica.sql(&format!("SHOW BINLOG EVENTS IN '{}'", log.split('\t').next().unwrap()));
+        let said: Vec<String> = logs.lines().map(events).collect();
+        assert!(source.facts().await.position.reaches(&state.applied), "{state:?}\n{}\n{}", said.join("\n"), replica.log());
+        replica.stop(rustix::process::Signal::TERM);
+        replica.start();
+        replica.answers().await;
+    }
+    source.sql("DROP EVENT shop.once");
+    let mark = source.session().await.write_mark().await.unwrap();
+    replica.replica("the event's end stops the replica", |state| state.streaming && state.applied.reaches(&mark)).await;
+}

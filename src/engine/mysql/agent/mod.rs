@@ -71,6 +71,12 @@ impl Tools for MySql {
             }
         }
         server.stop().await?;
+        let path = request.data_directory.join("mysqld-auto.cnf");
+        let text = fs::read(&path).map_err(AgentError::file("reading", &path))?;
+        let Some(tree) = serde_json::from_slice(&text).ok().and_then(settings::known_first) else {
+            return Err(AgentError::Refused(format!("{} is written in a way that is not known here", path.display())));
+        };
+        write_durably(&path, 0o640, tree.to_string().as_bytes())?;
         remove_keys(&request.data_directory)?;
         Self::guard(&request.data_directory)
     }

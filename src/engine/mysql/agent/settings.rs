@@ -114,8 +114,6 @@ pub fn replica_statements(request: &Restore, settings: &Settings, password: &str
         // A relay log that was cut off is fetched again.
         ("SET PERSIST_ONLY relay_log_recovery = ON".to_owned(), false),
         ("SET PERSIST_ONLY skip_replica_start = OFF".to_owned(), true),
-        // The copy has the source's events, which the source goes on running.
-        ("SET PERSIST_ONLY event_scheduler = OFF".to_owned(), true),
         // Killed with less than this, a server may hold that it has applied what its tables have lost, and nobody would notice.
         ("SET PERSIST_ONLY innodb_flush_log_at_trx_commit = 1".to_owned(), false),
         ("SET PERSIST_ONLY sync_binlog = 1".to_owned(), false),
@@ -123,6 +121,30 @@ pub fn replica_statements(request: &Restore, settings: &Settings, password: &str
         (reset, false),
         (change, false),
     ]
+}
+
+/// What a server has to know before it does anything. Persisted as other variables are, it would know only once its events have begun to run: in that
+/// moment an event of the source's was seen to write on a replica.
+const FIRST: [(&str, &str); 3] = [("super_read_only", "ON"), ("read_only", "ON"), ("event_scheduler", "OFF")];
+
+/// `mysqld-auto.cnf` with [`FIRST`] among the variables that the server reads as arguments of its command line; `relay_log_recovery` is always one of those.
+/// None where it is not found.
+pub fn known_first(mut tree: serde_json::Value) -> Option<serde_json::Value> {
+    fn arguments(tree: &mut serde_json::Value) -> Option<&mut serde_json::Map<String, serde_json::Value>> {
+        let object = tree.as_object_mut()?;
+        if object.get("relay_log_recovery").is_some_and(|variable| variable.get("Value").is_some()) {
+            return Some(object);
+        }
+        object.values_mut().find_map(arguments)
+    }
+    let found = arguments(&mut tree)?;
+    let model = found.get("relay_log_recovery")?.clone();
+    for (name, value) in FIRST {
+        let mut variable = model.clone();
+        variable.as_object_mut()?.insert("Value".to_owned(), value.into());
+        found.insert(name.to_owned(), variable);
+    }
+    Some(tree)
 }
 
 /// The value of a variable in `mysqld-auto.cnf`, wherever its version puts it.
@@ -184,6 +206,20 @@ mod tests {
         let plain = statements(&Settings { encrypted: false, version: (8, 0, 20), ..settings() });
         assert!(plain.last().unwrap().ends_with("GET_MASTER_PUBLIC_KEY = 1") && plain.contains(&"RESET SLAVE ALL".to_owned()), "{plain:?}");
         assert!(!plain.last().unwrap().contains("SOURCE"), "{plain:?}");
+    }
+
+    #[test]
+    fn what_is_to_be_known_first_stands_among_the_arguments() {
+        let text = r#"{"Version": 2, "mysql_static_variables": {"relay_log_recovery": {"Value": "ON", "Metadata": {"User": "root"}}},
+            "mysql_dynamic_variables": {"super_read_only": {"Value": "ON"}}}"#;
+        let tree = known_first(serde_json::from_str(text).unwrap()).unwrap();
+        let found = &tree["mysql_static_variables"];
+        assert_eq!(found["event_scheduler"], serde_json::json!({"Value": "OFF", "Metadata": {"User": "root"}}));
+        assert_eq!((&found["super_read_only"]["Value"], &found["relay_log_recovery"]["Value"]), (&"ON".into(), &"ON".into()));
+        let old = r#"{"Version": 1, "mysql_server": {"server_id": {"Value": "7"}, "mysql_server_static_options": {"relay_log_recovery": {"Value": "ON"}}}}"#;
+        let tree = known_first(serde_json::from_str(old).unwrap()).unwrap();
+        assert_eq!(tree["mysql_server"]["mysql_server_static_options"]["read_only"]["Value"], "ON");
+        assert_eq!(known_first(serde_json::json!({"Version": 3})), None);
     }
 
     #[test]
