@@ -112,7 +112,7 @@ async fn a_password_is_nowhere_but_in_its_secret<D: Database>() {
     assert!(seen.is_empty(), "in arguments: {seen:?}");
     let replication_password = run("kubectl", &["-n", namespace, "exec", "orders-replica-1-0", "--", "sh", "-c", D::REPLICATION_PASSWORD], "").unwrap();
     let replication_password = replication_password.trim();
-    assert_eq!(replication_password.len(), 64);
+    assert!(replication_password.len() >= 32, "{replication_password:?}");
 
     let kinds = run("kubectl", &["api-resources", "--verbs=list", "-o", "name"], "").unwrap();
     for kind in kinds.lines().filter(|kind| *kind != "secrets") {
