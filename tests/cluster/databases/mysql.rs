@@ -91,8 +91,8 @@ impl Database for MySql {
     async fn snapshot(&mut self) -> Result<Vec<String>, String> {
         let mut all = Vec::new();
         for sql in [
-            // What was executed stays executed.
-            "SELECT CONCAT(variable_name, '=', variable_value) FROM performance_schema.global_variables WHERE variable_name NOT IN ('gtid_executed', 'gtid_purged') ORDER BY 1",
+            // What was executed stays executed, and what a client executes at this moment is no setting.
+            "SELECT CONCAT(variable_name, '=', variable_value) FROM performance_schema.global_variables WHERE variable_name NOT IN ('gtid_executed', 'gtid_owned', 'gtid_purged') ORDER BY 1",
             "SELECT CONCAT(variable_name, '=', variable_value) FROM performance_schema.persisted_variables ORDER BY 1",
             "SELECT CONCAT_WS(' ', user, host, plugin, authentication_string, account_locked, user_attributes) FROM mysql.user ORDER BY 1",
             "SELECT CONCAT_WS(' ', user, host, priv) FROM mysql.global_grants ORDER BY 1",
