@@ -20,10 +20,11 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 30] = [
+const NO_REASONS: [&str; 31] = [
     "Complete",
     "ConfigMap",
     "ContainerCreating",
+    "Diverged",
     "Failed",
     "False",
     "Job",

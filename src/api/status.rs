@@ -103,6 +103,9 @@ pub enum Phase {
 pub struct SourceStatus {
     /// Version of the server.
     pub version: String,
+    /// The part of the version within which a replica's server fits; of another one it is said, and the replicas are left as they are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub major_version: u32,
     /// Name under which clients inside the cluster reach it.
     pub address: String,
     /// Which database it is: for PostgreSQL its system identifier.
@@ -184,6 +187,9 @@ pub struct ReplicaStatus {
     /// When that position was seen here: since then the replica counts as proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proven_at: Option<Time>,
+    /// What it was seen to hold that the source did not have: it counts as another database from then on, until its volume is deleted and it is seeded anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<String>,
     /// Attempts in a row to restore into its volume that failed: each waits longer than the one before.
     #[serde(skip_serializing_if = "is_zero")]
     pub failures: u32,

@@ -36,6 +36,21 @@ impl Position {
     }
 }
 
+impl Position {
+    /// What the other one holds and this one lacks, in words that stay the same while this one grows: the transactions, or just that it is ahead. None where it
+    /// lacks nothing, or where the two do not compare.
+    #[must_use]
+    pub fn lacks(&self, other: &Self) -> Option<String> {
+        match (self, other) {
+            (Self::Transactions(mine), Self::Transactions(theirs)) => {
+                let missing = theirs.without(mine).text();
+                (!missing.is_empty()).then_some(missing)
+            }
+            _ => (self < other).then(|| "it is ahead of the source".to_owned()),
+        }
+    }
+}
+
 impl PartialOrd for Position {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
@@ -84,6 +99,33 @@ impl TransactionSet {
             mine.iter().map(|interval| interval.1 - interval.0 + 1 - common(interval)).sum::<u64>()
         };
         self.0.iter().map(of).sum()
+    }
+
+    /// The transactions of this set that the other one lacks.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let none = Vec::new();
+        let mut left = BTreeMap::new();
+        for (origin, mine) in &self.0 {
+            let theirs = other.0.get(origin).unwrap_or(&none);
+            let mut rest = Vec::new();
+            for &(first, last) in mine {
+                let mut next = first;
+                for &(start, end) in theirs.iter().filter(|(start, end)| *end >= first && *start <= last) {
+                    if start > next {
+                        rest.push((next, start - 1));
+                    }
+                    next = next.max(end.saturating_add(1));
+                }
+                if next <= last {
+                    rest.push((next, last));
+                }
+            }
+            if !rest.is_empty() {
+                left.insert(origin.clone(), rest);
+            }
+        }
+        Self(left)
     }
 
     /// The set as it is written, without spaces.
@@ -219,6 +261,7 @@ mod tests {
             prop_assert_eq!(first.missing_in(&second), a.difference(&b).count() as u64);
             prop_assert_eq!(first <= second, a.is_subset(&b));
             prop_assert_eq!(first >= second, a.is_superset(&b));
+            prop_assert_eq!(first.without(&second), set(&a.difference(&b).copied().collect()));
             prop_assert_eq!(TransactionSet::parse(&first.text()).unwrap(), first);
         }
     }

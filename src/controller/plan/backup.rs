@@ -29,6 +29,8 @@ pub enum BackupState {
     Running,
     /// Not yet, and nothing is under way.
     Pending,
+    /// It was deleted while replicas run: only the user can help.
+    Gone,
 }
 
 /// Sequence number of the backup that counts now.
@@ -49,11 +51,16 @@ pub fn plan<E: Engine>(
     let names = &subject.names;
     let mut sequence = sequence(draft);
     let mut backup = draft.status.backup.clone().unwrap_or_default();
-    let there = facts.own.claims.contains_key(&names.backup_claim());
+    let there = facts.own.claims.get(&names.backup_claim()).is_some_and(|claim| !claim.deleting);
     let complete = backup.state == "Complete" && there;
     let position = backup.position.as_deref().and_then(E::parse_position);
     let gone = backup.state == "Complete" && !there;
     let old = complete && position.is_some_and(|position| !position.reaches(&server.oldest_for_seed));
+    if needed && gone && !facts.own.stateful_sets.is_empty() {
+        // Another volume would keep another password, and lock out the replicas that have this one.
+        draft.set(conditions::BACKUP_TAKEN, false, "BackupGone", format!("volume {} is gone, and with it the password of the replicas that run. What to do: set enabled to false and, once it is Standalone, to true again.", names.backup_claim()));
+        return BackupState::Gone;
+    }
     if needed && (old || gone) {
         sequence += 1;
         draft.steps.push(if gone {

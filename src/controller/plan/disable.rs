@@ -3,7 +3,7 @@
 use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica};
 use crate::api::Phase;
 use crate::controller::facts::Server;
-use crate::engine::Engine;
+use crate::engine::{Engine, Identity};
 
 /// The plan for a resource that is disabled or being deleted.
 #[must_use]
@@ -45,13 +45,26 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
     draft.status.replicas = Vec::new();
 
-    let recorded = draft.status.source.as_ref().map(|source| source.changes.clone()).unwrap_or_default();
+    let source = draft.status.source.clone().unwrap_or_default();
+    let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
+    let mut recorded = source.changes;
     match &facts.server {
         Server::Up(server) => {
+            let now = E::summary(server).system;
+            if source.system.is_some_and(|was| !now.is_empty() && was != now) {
+                // Another database than the one that was changed: what looks like our change there is its owner's.
+                recorded.clear();
+            }
             let steps = E::plan_disable(server, &names.identity, &recorded);
-            if !steps.is_empty() {
-                draft.steps.extend(steps.into_iter().map(Step::Source));
-                return draft.finish(again::SOON);
+            let refused = facts.failure.as_ref().filter(|_| waited.is_some_and(|waited| waited >= again::ABANDON * 3));
+            match refused {
+                _ if steps.is_empty() => {}
+                // Who deletes the resource is not kept waiting for ever by a source that answers and refuses.
+                Some(why) => draft.steps.push(not_cleaned::<E>(&names.identity, &recorded, &format!("the source refused it ({why})"))),
+                None => {
+                    draft.steps.extend(steps.into_iter().map(Step::Source));
+                    return draft.finish(again::SOON);
+                }
             }
         }
         _ if facts.source.is_none() => draft.steps.push(Step::Tell {
@@ -61,7 +74,6 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         }),
         _ => {
             let (_, why) = super::draft::describe(&preflight::reach(subject, facts));
-            let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
             if waited.is_none_or(|waited| waited < again::ABANDON) {
                 let rest = if deleting { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
                 draft.ready(
@@ -72,15 +84,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
                 );
                 return draft.finish(again::BLOCKED);
             }
-            draft.steps.push(Step::Tell {
-                warning: true,
-                reason: "SourceNotCleaned",
-                note: format!(
-                    "the source did not answer, so this is left on it: {}. By hand: {}",
-                    left(&recorded),
-                    E::undo_by_hand(&names.identity, &recorded)
-                ),
-            });
+            draft.steps.push(not_cleaned::<E>(&names.identity, &recorded, "the source did not answer"));
         }
     }
 
@@ -98,6 +102,11 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return draft.finish(again::SOON);
     }
     end::<E>(subject, facts, draft)
+}
+
+fn not_cleaned<E: Engine>(identity: &Identity, recorded: &[crate::api::Change], why: &str) -> Step<E::Step> {
+    let note = format!("{why}, so this is left on it: {}. By hand: {}", left(recorded), E::undo_by_hand(identity, recorded));
+    Step::Tell { warning: true, reason: "SourceNotCleaned", note }
 }
 
 fn left(recorded: &[crate::api::Change]) -> String {

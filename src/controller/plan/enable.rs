@@ -9,7 +9,7 @@ use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment};
 use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
-use crate::engine::{Engine, Finding, Held, Lag, SourceSummary, WantedSource};
+use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
 use crate::resources::{JobRequest, Shape, Workload, bytes_of};
 
 /// The plan for a resource that is enabled.
@@ -55,9 +55,10 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
     let source = draft.status.source.get_or_insert_default();
     // Of a new major version it is said, not taken over: the replicas' data is of the old one.
-    let upgraded = !source.version.is_empty() && major(&source.version) != major(&summary.version);
+    let upgraded = source.major_version != 0 && source.major_version != summary.major_version;
     if !upgraded {
         source.version.clone_from(&summary.version);
+        source.major_version = summary.major_version;
     }
     source.address = environment::primary_address(subject, facts);
     if first {
@@ -115,7 +116,7 @@ fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
 
 /// How long until a resource that is not Ready is looked at again: soon while it may pass, up to a minute where nothing has changed for long. What is
 /// watched wakes it earlier.
-fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Duration {
+pub(super) fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Duration {
     let mut conditions = subject.resource.status.iter().flat_map(|status| &status.conditions);
     let since = conditions.find(|condition| condition.type_ == conditions::READY && condition.status == "False").map(|c| c.last_transition_time.0);
     let waited = since.map_or(Duration::ZERO, |since| now.duration_since(since).unsigned_abs());
@@ -149,26 +150,27 @@ fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::S
     draft.finish(again::IDLE)
 }
 
-struct Enabling<'a, E: Engine> {
-    subject: &'a Subject,
-    facts: &'a Facts<E>,
-    server: &'a E::SourceFacts,
-    summary: SourceSummary,
-    shape: &'a Shape,
-    image: &'a str,
-    count: u32,
-    everything: WantedSource,
-    upgraded: bool,
+/// What enabling plans from.
+pub(super) struct Enabling<'a, E: Engine> {
+    pub(super) subject: &'a Subject,
+    pub(super) facts: &'a Facts<E>,
+    pub(super) server: &'a E::SourceFacts,
+    pub(super) summary: SourceSummary,
+    pub(super) shape: &'a Shape,
+    pub(super) image: &'a str,
+    pub(super) count: u32,
+    pub(super) everything: WantedSource,
+    pub(super) upgraded: bool,
 }
 
 impl<E: Engine> Enabling<'_, E> {
-    fn before(&self, number: u32) -> Option<&ReplicaStatus> {
+    pub(super) fn before(&self, number: u32) -> Option<&ReplicaStatus> {
         let name = self.subject.names.replica(number);
         self.subject.resource.status.as_ref()?.replicas.iter().find(|replica| replica.name == name)
     }
 
     /// The claim of a replica's volume.
-    fn claim(&self, number: u32) -> Option<String> {
+    pub(super) fn claim(&self, number: u32) -> Option<String> {
         self.facts.own.replica_claim(self.before(number).and_then(|before| before.claim.as_deref()), number)
     }
 
@@ -254,7 +256,7 @@ impl<E: Engine> Enabling<'_, E> {
             .status
             .replicas
             .iter()
-            .filter(|entry| entry.proven_at.is_some() && entry.role.as_deref() != Some("primary"))
+            .filter(|entry| entry.proven_at.is_some() && entry.role.as_deref() != Some("primary") && entry.diverged.is_none())
             .map(|entry| entry.address.clone())
             .collect();
         let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
@@ -314,7 +316,8 @@ impl<E: Engine> Enabling<'_, E> {
                 draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number)));
             }
             State::Restoring if self.left_alone(number) => draft.steps.push(Step::Delete(Kind::Job, names.restore_job(number))),
-            State::Restoring | State::RestoreFailed(_, false) => {}
+            // Of a replica that was promoted or written to there may be no other copy: nothing restarts it.
+            State::Restoring | State::RestoreFailed(_, false) | State::Writable | State::Diverged(_) => {}
             State::Lost(why) => {
                 draft.steps.push(Step::Tell { warning: true, reason: "ReplicaLost", note: format!("{}: {why}; it is seeded anew", names.replica(number)) });
                 // Deleting the volume first is what makes the removal known after a crash.
@@ -328,7 +331,7 @@ impl<E: Engine> Enabling<'_, E> {
                     draft.steps.extend(E::plan_release(self.server, &names.identity, number).into_iter().map(Step::Source));
                 }
             }
-            State::Restored | State::Starting(_) | State::Writable | State::NotReplicating(_) | State::CatchingUp | State::InSync => {
+            State::Restored | State::Starting(_) | State::NotReplicating(_) | State::CatchingUp | State::InSync => {
                 if !self.upgraded {
                     replica::run(self.subject, self.facts, draft, &request, number);
                 }
@@ -368,105 +371,4 @@ impl<E: Engine> Enabling<'_, E> {
         }
         surplus.len()
     }
-
-    /// Phase, conditions and the time to look again.
-    fn conclude(
-        &self,
-        mut draft: Draft<E::Step>,
-        states: &[(u32, State)],
-        backup: BackupState,
-        configured: bool,
-        current: bool,
-        surplus: usize,
-    ) -> Plan<E::Step> {
-        let in_step = states.iter().filter(|(_, state)| *state == State::InSync).count();
-        draft.status.replica_count = Some(format!("{in_step}/{}", self.count));
-        draft.status.lag = slowest(&self.summary, self.facts);
-        let waiting = states.iter().find(|(_, state)| *state != State::InSync);
-        let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
-        let (phase, reason, message, again) = match (backup, waiting) {
-            (BackupState::Running | BackupState::Pending, Some(_)) if !configured => {
-                (Phase::Configuring, "Configuring", "the source gets its replication user and what else is needed".to_owned(), again::SOON)
-            }
-            (BackupState::Running | BackupState::Pending, Some(_)) => {
-                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::BACKUP_TAKEN).cloned();
-                let (reason, message) = condition.map(|c| (c.reason, c.message)).unwrap_or_default();
-                let reason = if reason == "BackupFailed" { "BackupFailed" } else { "BackingUp" };
-                (Phase::BackingUp, reason, message, again::PROGRESS)
-            }
-            (_, Some((number, state))) => self.waiting_for(*number, state),
-            (_, None) if surplus > 0 => (Phase::Ready, "RemovingReplicas", format!("{surplus} replica(s) are being removed"), again::PROGRESS),
-            (_, None) if !current => {
-                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::ENVIRONMENT_CURRENT).cloned();
-                let message = condition.as_ref().map(|c| c.message.clone()).unwrap_or_default();
-                match condition.as_ref().map(|condition| condition.reason.as_str()) {
-                    Some("ConfigMapNotFound") => (Phase::Degraded, "ConfigMapNotFound", message, again::BLOCKED),
-                    Some("VariablesTaken") => (Phase::Degraded, "VariablesTaken", message, again::BLOCKED),
-                    _ => (Phase::CatchingUp, "UpdatingVariables", message, again::SOON),
-                }
-            }
-            (_, None) => (Phase::Ready, "Replicating", format!("{in_step} replica(s) hold what was written after their restore"), again::IDLE),
-        };
-        let degraded = proven_before && waiting.is_some_and(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
-        draft.status.phase = Some(if degraded { Phase::Degraded } else { phase });
-        let holds = phase == Phase::Ready && reason == "Replicating";
-        if self.upgraded && !holds {
-            let was = draft.status.source.as_ref().map(|source| source.version.clone()).unwrap_or_default();
-            let now = &self.summary.version;
-            let message = format!(
-                "the source was upgraded from {was} to {now}, and the replicas hold data of {was}. What to do: set enabled to false and, once it is Standalone, to true again: the replicas are made anew."
-            );
-            draft.ready(false, true, "MajorVersionChanged", message.clone());
-            draft.set(conditions::REPLICAS_IN_SYNC, false, "MajorVersionChanged", message);
-            draft.status.phase = Some(Phase::Degraded);
-            return draft.finish(again::BLOCKED);
-        }
-        draft.ready(holds, matches!(reason, "ConfigMapNotFound" | "VariablesTaken"), reason, message.clone());
-        if waiting.is_none() {
-            draft.set(conditions::REPLICAS_IN_SYNC, true, "InSync", format!("{in_step} of {}", self.count));
-        } else {
-            draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
-        }
-        let again = if draft.steps.is_empty() { patience(self.subject, self.facts.now, again) } else { again::NEXT };
-        draft.finish(again)
-    }
-
-    fn waiting_for(&self, number: u32, state: &State) -> (Phase, &'static str, String, Duration) {
-        let name = self.subject.names.replica(number);
-        match state {
-            State::Absent | State::Restoring => {
-                (Phase::Restoring, "Restoring", format!("{name}: the backup is being restored into its volume"), again::PROGRESS)
-            }
-            State::RestoreFailed(why, _) => (Phase::Restoring, "RestoreFailed", format!("{name}: {why}; it is tried again"), again::PROGRESS),
-            State::Removing => (Phase::Degraded, "ReplicaLost", format!("{name} is being removed, to be seeded anew"), again::PROGRESS),
-            State::Restored => (Phase::CatchingUp, "ReplicaStarting", format!("{name} starts"), again::SOON),
-            State::Starting(why) => (Phase::CatchingUp, "ReplicaStarting", format!("{name} does not answer yet: {why}"), again::SOON),
-            State::Writable => {
-                let claim = self.claim(number).unwrap_or_default();
-                let message = format!(
-                    "{name} takes writes: somebody promoted it. What to do: save what was written to it, then kubectl delete pvc {claim}; it is seeded anew."
-                );
-                (Phase::Degraded, "ReplicaWritable", message, again::BLOCKED)
-            }
-            State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
-            State::Lost(why) => (Phase::Degraded, "ReplicaLost", format!("{name} cannot go on: {why}"), again::SOON),
-            State::CatchingUp | State::InSync => {
-                (Phase::CatchingUp, "CatchingUp", format!("{name} has yet to show what was written after its restore"), again::SOON)
-            }
-        }
-    }
-}
-
-/// The lag of the replica that is furthest behind.
-fn slowest<E: Engine>(source: &SourceSummary, facts: &Facts<E>) -> Option<String> {
-    let lags = facts.replicas.values().filter_map(|replica| match replica {
-        Server::Up(replica) => Some(Lag::between(&source.position, &replica.applied)),
-        _ => None,
-    });
-    lags.max_by_key(|lag| lag.amount()).map(Lag::words)
-}
-
-/// The first number of a version, for example 17 of `17.12 (Debian)`.
-fn major(version: &str) -> &str {
-    version.split(['.', ' ']).next().unwrap_or(version)
 }

@@ -1,6 +1,7 @@
 //! From the resource and the facts to the next steps and the status. Pure: no client, no clock, no waiting.
 
 mod backup;
+mod conclude;
 mod disable;
 mod draft;
 mod enable;

@@ -30,6 +30,8 @@ pub enum State {
     Writable,
     /// It does not stream; why.
     NotReplicating(String),
+    /// It holds, or once held, what the source does not; what.
+    Diverged(String),
     /// The source no longer has what it needs.
     Lost(String),
     /// It streams, and has not yet shown what was written after its restore.
@@ -47,6 +49,7 @@ impl State {
             Self::Restoring | Self::RestoreFailed(..) => "Restoring",
             Self::Restored | Self::Starting(_) => "Starting",
             Self::Writable | Self::NotReplicating(_) => "NotReplicating",
+            Self::Diverged(_) => "Diverged",
             Self::Lost(_) => "Lost",
             Self::CatchingUp => "CatchingUp",
             Self::InSync => "InSync",
@@ -75,7 +78,7 @@ pub fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSu
     let lost = server.held.iter().any(|(held, state)| *held == number && *state == Held::Lost);
     match facts.replicas.get(&number) {
         // Only a server that says it is a standby is a copy: one that was promoted may hold what exists nowhere else.
-        Some(Server::Up(replica)) if lost && replica.read_only => {
+        Some(Server::Up(replica)) if lost && replica.read_only && server.position.lacks(&replica.applied).is_none() => {
             State::Lost("what it had not received yet passed the source's limit for retained log".to_owned())
         }
         Some(Server::Up(replica)) => state_of_server::<E>(facts, server, before, number, replica),
@@ -94,6 +97,11 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     if !replica.read_only {
         return State::Writable;
     }
+    // The replica was asked before the source: whatever it has and the source lacks was written to the replica, or the source went back in time. It stays
+    // another database also where the source later reaches the same number: and it is never thrown away as a copy that merely fell behind.
+    if let Some(diverged) = server.position.lacks(&replica.applied).or_else(|| before.and_then(|before| before.diverged.clone())) {
+        return State::Diverged(diverged);
+    }
     if !replica.streaming {
         let last = if replica.received.reaches(&replica.applied) { &replica.received } else { &replica.applied };
         if *last != Position::default() && !last.reaches(&server.oldest_for_replica) {
@@ -105,10 +113,8 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     if let Some(trouble) = &replica.trouble {
         return State::NotReplicating(trouble.clone());
     }
-    // The replica was asked before the source: whatever it has and the source lacks was written to the replica.
     if !server.position.reaches(&replica.applied) {
-        let (theirs, source) = (E::format_position(&replica.applied), E::format_position(&server.position));
-        return State::NotReplicating(format!("it holds what the source does not: it stands at {theirs}, the source at {source}"));
+        return State::NotReplicating("it follows another history than the source's".to_owned());
     }
     let proven = before.is_some_and(|before| before.proven_at.is_some());
     let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied.reaches(mark));
@@ -139,6 +145,10 @@ pub fn describe<E: Engine>(
         lag: summary.map(|summary| Lag::between(&server.position, &summary.applied).words()),
         proof_position: before.filter(|_| started).and_then(|before| before.proof_position.clone()),
         proven_at: before.filter(|_| started).and_then(|before| before.proven_at.clone()),
+        diverged: match state {
+            State::Diverged(what) => Some(what.clone()),
+            _ => before.filter(|_| started).and_then(|before| before.diverged.clone()),
+        },
         failures: before.filter(|_| !started && *state != State::Restored).map_or(0, |before| before.failures),
     };
     if *state == State::InSync && entry.proven_at.is_none() {

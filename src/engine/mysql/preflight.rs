@@ -7,7 +7,7 @@ use crate::engine::Finding;
 use crate::resources::Shape;
 
 /// What our steps need on the server, and whether it has to be granted on: by its name in `SHOW GRANTS`, and another one that includes it.
-const PRIVILEGES: [(&str, bool, Option<&str>); 10] = [
+const PRIVILEGES: [(&str, bool, Option<&str>); 12] = [
     ("SELECT", false, None),
     ("INSERT", false, None),
     ("DELETE", false, None),
@@ -18,6 +18,9 @@ const PRIVILEGES: [(&str, bool, Option<&str>); 10] = [
     ("REPLICATION SLAVE", true, None),
     ("BACKUP_ADMIN", true, None),
     ("SYSTEM_VARIABLES_ADMIN", false, Some("SUPER")),
+    // To put back what was persisted, and to end connections of our user.
+    ("PERSIST_RO_VARIABLES_ADMIN", false, None),
+    ("CONNECTION_ADMIN", false, Some("SUPER")),
 ];
 
 fn lacking(facts: &SourceFacts) -> Vec<&'static str> {

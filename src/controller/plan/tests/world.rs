@@ -394,3 +394,19 @@ impl World {
         assert!(environment.get("POSTGRESQL_SLAVE_ADDRESSES_INT").is_none_or(String::is_empty));
     }
 }
+
+/// A world whose replica runs and says `summary`, looked at a few times.
+pub fn world_with_replica(summary: ReplicaSummary) -> World {
+    let mut world = World::new(1);
+    world.replica = Some(summary);
+    for _ in 0..12 {
+        world.step();
+    }
+    assert_eq!(world.own.stateful_sets.len(), 1);
+    world
+}
+
+/// What a replica's server says that is nearly in step.
+pub fn streaming() -> ReplicaSummary {
+    ReplicaSummary { read_only: true, streaming: true, applied: Position::Bytes(900), received: Position::Bytes(900), trouble: None }
+}

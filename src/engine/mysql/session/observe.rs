@@ -160,6 +160,18 @@ pub async fn measure(session: &mut MySqlSession) -> Result<u64, SessionError> {
     bytes.ok_or_else(|| SessionError::Failed { doing: doing.to_owned(), message: "the server gave no size".to_owned() })
 }
 
+/// The part of a message that tells what is wrong: without the statement and the values that the server quotes, which may be secrets of the user's, and without
+/// the number of the attempt, which would tick.
+fn telling(message: &str) -> String {
+    let message = message.rsplit_once("Message: ").or_else(|| message.rsplit_once("message: ")).map_or(message, |(_, told)| told);
+    let end = ["Default database: ", "Query: "].iter().filter_map(|word| message.find(word)).min().unwrap_or(message.len());
+    let told = message.get(..end).unwrap_or(message).trim_end();
+    match (told.find("Duplicate entry '"), told.find("' for key")) {
+        (Some(from), Some(to)) if from < to => format!("{}Duplicate entry …{}", &told[..from], &told[to + 1..]),
+        _ => told.to_owned(),
+    }
+}
+
 /// See [`crate::engine::Session::observe_replica`]. From the tables, whose names are the same in all versions.
 pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, SessionError> {
     let doing = "reading the replica's state";
@@ -172,7 +184,7 @@ pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, Sessi
     let rows = session.rows(doing, sql).await?;
     let Some(row) = rows.first() else { return Ok(ReplicaSummary::default()) };
     let (receiver, applier) = (row.word("receiver"), row.word("applier"));
-    let said = |name: &str| row.text(name).filter(|text| !text.is_empty());
+    let said = |name: &str| row.text(name).filter(|text| !text.is_empty()).map(|text| telling(&text));
     let trouble = match (receiver.as_str(), applier.as_str()) {
         ("ON", "ON") => None,
         ("ON", _) => Some(
@@ -196,6 +208,16 @@ pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, Sessi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_tells_no_statement_no_value_and_no_number_of_attempts() {
+        let refused = "Error connecting to source 'u@h:3306'. This was attempt 17/1000000, with a delay of 5 seconds between attempts. Message: Access denied for user 'u'@'h'";
+        assert_eq!(telling(refused), "Access denied for user 'u'@'h'");
+        let statement = "Worker 1 failed executing transaction 'x:5'; Error 'Operation CREATE USER failed' on query. Default database: ''. Query: 'CREATE USER a IDENTIFIED BY …'";
+        assert_eq!(telling(statement), "Worker 1 failed executing transaction 'x:5'; Error 'Operation CREATE USER failed' on query.");
+        let row = "Could not execute Write_rows event on table shop.t; Duplicate entry 'alice@example' for key 't.PRIMARY', Error_code: 1062";
+        assert_eq!(telling(row), "Could not execute Write_rows event on table shop.t; Duplicate entry … for key 't.PRIMARY', Error_code: 1062");
+    }
 
     #[test]
     fn versions_are_numbers_and_of_this_make() {

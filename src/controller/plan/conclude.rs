@@ -1,0 +1,120 @@
+//! What is said of an enabling once its steps are planned: phase, conditions, and the time to look again.
+
+use std::time::Duration;
+
+use super::backup::BackupState;
+use super::enable::{Enabling, patience};
+use super::replica::State;
+use super::{Draft, Facts, Plan, again, conditions};
+use crate::api::Phase;
+use crate::controller::facts::Server;
+use crate::engine::{Engine, Lag, SourceSummary};
+
+impl<E: Engine> Enabling<'_, E> {
+    /// Phase, conditions and the time to look again.
+    pub(super) fn conclude(
+        &self,
+        mut draft: Draft<E::Step>,
+        states: &[(u32, State)],
+        backup: BackupState,
+        configured: bool,
+        current: bool,
+        surplus: usize,
+    ) -> Plan<E::Step> {
+        let in_step = states.iter().filter(|(_, state)| *state == State::InSync).count();
+        draft.status.replica_count = Some(format!("{in_step}/{}", self.count));
+        draft.status.lag = slowest(&self.summary, self.facts);
+        let waiting = states.iter().find(|(_, state)| *state != State::InSync);
+        let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
+        let (phase, reason, message, again) = match (backup, waiting) {
+            (BackupState::Running | BackupState::Pending, Some(_)) if !configured => {
+                (Phase::Configuring, "Configuring", "the source gets its replication user and what else is needed".to_owned(), again::SOON)
+            }
+            (BackupState::Running | BackupState::Pending, Some(_)) => {
+                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::BACKUP_TAKEN).cloned();
+                let (reason, message) = condition.map(|c| (c.reason, c.message)).unwrap_or_default();
+                let reason = if reason == "BackupFailed" { "BackupFailed" } else { "BackingUp" };
+                (Phase::BackingUp, reason, message, again::PROGRESS)
+            }
+            (BackupState::Gone, Some((_, State::Absent))) => {
+                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::BACKUP_TAKEN);
+                (Phase::Degraded, "BackupGone", condition.map(|condition| condition.message.clone()).unwrap_or_default(), again::BLOCKED)
+            }
+            (_, Some((number, state))) => self.waiting_for(*number, state),
+            (_, None) if surplus > 0 => (Phase::Ready, "RemovingReplicas", format!("{surplus} replica(s) are being removed"), again::PROGRESS),
+            (_, None) if !current => {
+                let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::ENVIRONMENT_CURRENT).cloned();
+                let message = condition.as_ref().map(|c| c.message.clone()).unwrap_or_default();
+                match condition.as_ref().map(|condition| condition.reason.as_str()) {
+                    Some("ConfigMapNotFound") => (Phase::Degraded, "ConfigMapNotFound", message, again::BLOCKED),
+                    Some("VariablesTaken") => (Phase::Degraded, "VariablesTaken", message, again::BLOCKED),
+                    _ => (Phase::CatchingUp, "UpdatingVariables", message, again::SOON),
+                }
+            }
+            (_, None) => (Phase::Ready, "Replicating", format!("{in_step} replica(s) hold what was written after their restore"), again::IDLE),
+        };
+        let degraded = proven_before && waiting.is_some_and(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
+        draft.status.phase = Some(if degraded { Phase::Degraded } else { phase });
+        let holds = phase == Phase::Ready && reason == "Replicating";
+        if self.upgraded && !holds {
+            let was = draft.status.source.as_ref().map(|source| source.version.clone()).unwrap_or_default();
+            let now = &self.summary.version;
+            let message = format!(
+                "the source was upgraded from {was} to {now}, and the replicas hold data of {was}. What to do: set enabled to false and, once it is Standalone, to true again: the replicas are made anew."
+            );
+            draft.ready(false, true, "MajorVersionChanged", message.clone());
+            draft.set(conditions::REPLICAS_IN_SYNC, false, "MajorVersionChanged", message);
+            draft.status.phase = Some(Phase::Degraded);
+            return draft.finish(again::BLOCKED);
+        }
+        draft.ready(holds, matches!(reason, "ConfigMapNotFound" | "VariablesTaken" | "BackupGone"), reason, message.clone());
+        if waiting.is_none() {
+            draft.set(conditions::REPLICAS_IN_SYNC, true, "InSync", format!("{in_step} of {}", self.count));
+        } else {
+            draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
+        }
+        let again = if draft.steps.is_empty() { patience(self.subject, self.facts.now, again) } else { again::NEXT };
+        draft.finish(again)
+    }
+
+    fn waiting_for(&self, number: u32, state: &State) -> (Phase, &'static str, String, Duration) {
+        let name = self.subject.names.replica(number);
+        match state {
+            State::Absent | State::Restoring => {
+                (Phase::Restoring, "Restoring", format!("{name}: the backup is being restored into its volume"), again::PROGRESS)
+            }
+            State::RestoreFailed(why, _) => (Phase::Restoring, "RestoreFailed", format!("{name}: {why}; it is tried again"), again::PROGRESS),
+            State::Removing => (Phase::Degraded, "ReplicaLost", format!("{name} is being removed, to be seeded anew"), again::PROGRESS),
+            State::Restored => (Phase::CatchingUp, "ReplicaStarting", format!("{name} starts"), again::SOON),
+            State::Starting(why) => (Phase::CatchingUp, "ReplicaStarting", format!("{name} does not answer yet: {why}"), again::SOON),
+            State::Writable => {
+                let claim = self.claim(number).unwrap_or_default();
+                let message = format!(
+                    "{name} takes writes: somebody promoted it. What to do: save what was written to it, then kubectl delete pvc {claim}; it is seeded anew."
+                );
+                (Phase::Degraded, "ReplicaWritable", message, again::BLOCKED)
+            }
+            State::Diverged(what) => {
+                let claim = self.claim(number).unwrap_or_default();
+                let message = format!(
+                    "{name} holds what the source does not: {what}. What to do: save what you need of it, then kubectl delete pvc {claim}; it is seeded anew."
+                );
+                (Phase::Degraded, "ReplicaDiverged", message, again::BLOCKED)
+            }
+            State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
+            State::Lost(why) => (Phase::Degraded, "ReplicaLost", format!("{name} cannot go on: {why}"), again::SOON),
+            State::CatchingUp | State::InSync => {
+                (Phase::CatchingUp, "CatchingUp", format!("{name} has yet to show what was written after its restore"), again::SOON)
+            }
+        }
+    }
+}
+
+/// The lag of the replica that is furthest behind.
+fn slowest<E: Engine>(source: &SourceSummary, facts: &Facts<E>) -> Option<String> {
+    let lags = facts.replicas.values().filter_map(|replica| match replica {
+        Server::Up(replica) => Some(Lag::between(&source.position, &replica.applied)),
+        _ => None,
+    });
+    lags.max_by_key(|lag| lag.amount()).map(Lag::words)
+}
