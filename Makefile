@@ -58,7 +58,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	cargo test --locked --test postgresql
 	cargo test --locked --test redis
 	root=$$(tests/mysql-root) && UNDERSTUDY_TEST_MYSQL_ROOT=$$root cargo test --locked --test mysql -- --test-threads=3
-	$(CLUSTER_TESTS) --test cluster -- --test-threads=5
+	$(CLUSTER_TESTS) --test cluster -- --test-threads=4
 	$(CLUSTER_TESTS) --test killed -- --test-threads=1
 	deploy/local/test.sh
 

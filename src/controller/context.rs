@@ -91,6 +91,17 @@ pub struct Memory {
     pub measured: Option<(Instant, u64)>,
     /// Claims, with the size in bytes, that the cluster would not make larger.
     pub not_grown: BTreeMap<String, u64>,
+    /// The steps that were executed last, in words, and how many times in a row they were the same.
+    executed: (Vec<String>, u32),
+}
+
+impl Memory {
+    /// Takes note of steps that were executed; gives how many times in a row they have been the same.
+    pub fn repeated(&mut self, steps: Vec<String>) -> u32 {
+        let times = if !steps.is_empty() && steps == self.executed.0 { self.executed.1 + 1 } else { 0 };
+        self.executed = (steps, times);
+        times
+    }
 }
 
 /// What a reconciliation has at hand.
@@ -197,6 +208,14 @@ mod tests {
     use super::*;
     use kube::runtime::reflector;
     use kube::runtime::watcher::Event;
+
+    #[test]
+    fn steps_that_repeat_themselves_are_counted() {
+        let mut memory = Memory::default();
+        let steps = |text: &str| vec![text.to_owned()];
+        assert_eq!([memory.repeated(steps("a")), memory.repeated(steps("a")), memory.repeated(steps("a"))], [0, 1, 2]);
+        assert_eq!([memory.repeated(steps("b")), memory.repeated(vec![]), memory.repeated(vec![]), memory.repeated(steps("b"))], [0, 0, 0, 0]);
+    }
 
     #[tokio::test]
     async fn everyone_who_waits_for_the_first_lists_is_woken() {

@@ -75,12 +75,17 @@ async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Cont
     };
     match apply::apply::<E>(context, &current, &plan.steps, &mut session).await {
         Ok(()) => {
-            context.remember(&uid, |memory| memory.failure = None);
+            let mut times = 0;
+            context.remember(&uid, |memory| {
+                memory.failure = None;
+                times = memory.repeated(plan.steps.iter().map(ToString::to_string).collect());
+            });
             if subject.resource.metadata.deletion_timestamp.is_some() && plan.steps.contains(&plan::Step::Release) {
                 context.forget(&uid);
                 return Ok(Action::await_change());
             }
-            Ok(Action::requeue(plan.again))
+            // Steps that succeed and change nothing, since somebody undoes them or the server does not say what it has, are not executed hot.
+            Ok(Action::requeue(if times > REPEATS { plan.again.max(backoff(times - REPEATS)) } else { plan.again }))
         }
         Err(ApplyError::Outdated) => Ok(Action::requeue(Duration::from_millis(100))),
         Err(error) => {
@@ -96,6 +101,9 @@ async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Cont
         }
     }
 }
+
+/// The same steps may follow themselves so often: a cache may be a moment behind.
+const REPEATS: u32 = 3;
 
 /// 1, 2, 4 … 30 seconds.
 fn backoff(times: u32) -> Duration {

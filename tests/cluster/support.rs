@@ -106,12 +106,12 @@ impl<D: Database> Place<D> {
 
     /// Everything on the source that must be the same after disabling.
     pub async fn snapshot(&self, pod: &str) -> Vec<String> {
-        self.connect(pod).await.unwrap().snapshot().await.unwrap()
+        wait(&format!("{pod} answers"), 30, || async { self.connect(pod).await?.snapshot().await }).await
     }
 
     /// Users, slots and the like of ours on the source.
     pub async fn traces(&self, pod: &str) -> Vec<String> {
-        self.connect(pod).await.unwrap().traces().await.unwrap()
+        wait(&format!("{pod} answers"), 30, || async { self.connect(pod).await?.traces().await }).await
     }
 
     /// Name of a variable.

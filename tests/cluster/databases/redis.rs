@@ -1,7 +1,7 @@
 //! Redis.
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use ::redis::{AsyncConnectionConfig, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -67,7 +67,9 @@ impl Database for Redis {
         let settings = RedisConnectionInfo::default().set_password(PASSWORD);
         let info = (host, Self::PORT).into_connection_info().map_err(text)?.set_redis_settings(settings);
         let client = ::redis::Client::open(info).map_err(text)?;
-        let connected = tokio::time::timeout(Duration::from_secs(3), client.get_multiplexed_async_connection()).await;
+        // As patient as clients of the other engines: the library's own limit is half a second.
+        let limits = AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(3))).set_response_timeout(Some(Duration::from_secs(10)));
+        let connected = tokio::time::timeout(Duration::from_secs(3), client.get_multiplexed_async_connection_with_config(&limits)).await;
         connected.map_err(|_| "no answer in 3 s")?.map_err(text).map(Self)
     }
 
