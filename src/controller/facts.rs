@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{DatabaseReplication, EnvironmentObject, Phase};
-use crate::engine::{Engine, Finding, Identity, Position, ReplicaSummary, with_engine};
+use crate::engine::{Engine, Finding, Identity, Lag, Position, ReplicaSummary, with_engine};
 use crate::resources::{Names, Shape, bytes_of, labels};
 
 /// A pod whose node is dead stays in the API for ever: so long after it should have ended it counts as gone, so that teardown does not wait for it.
@@ -365,4 +365,18 @@ pub struct Facts<E: Engine> {
     pub marks: BTreeMap<u32, Position>,
     /// What failed when steps were last executed.
     pub failure: Option<String>,
+}
+
+impl<E: Engine> Facts<E> {
+    /// How far the replica that is furthest behind is behind the source; none where either can't be asked.
+    #[must_use]
+    pub fn lag(&self) -> Option<Lag> {
+        let Server::Up(server) = &self.server else { return None };
+        let position = E::summary(server).position;
+        let lags = self.replicas.values().filter_map(|replica| match replica {
+            Server::Up(replica) => Some(Lag::between(&position, &replica.applied)),
+            _ => None,
+        });
+        lags.max_by_key(|lag| lag.amount())
+    }
 }

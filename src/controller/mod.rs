@@ -65,7 +65,7 @@ async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Cont
     let plan = plan::plan::<E>(&subject, &facts, &context.image);
     let status = plan::merge(subject.resource.status.as_ref(), plan.status, facts.now);
     context.events.transition(&subject.resource, &status).await;
-    context.metrics.observe(&subject.names.namespace, &subject.names.name, &status, lag::<E>(&facts));
+    context.metrics.observe(&subject.names.namespace, &subject.names.name, &status, facts.lag().map(Lag::amount));
 
     // The record first: what the steps change is known even if nobody comes back from them.
     let current = match apply::write_status(context, &subject, &status).await {
@@ -108,17 +108,6 @@ const REPEATS: u32 = 3;
 /// 1, 2, 4 … 30 seconds.
 fn backoff(times: u32) -> Duration {
     Duration::from_secs(1 << times.saturating_sub(1).min(5)).min(Duration::from_secs(30))
-}
-
-/// How far the slowest replica is behind, in its engine's unit, for the metrics.
-fn lag<E: Engine>(facts: &facts::Facts<E>) -> Option<u64> {
-    let facts::Server::Up(server) = &facts.server else { return None };
-    let position = E::summary(server).position;
-    let lags = facts.replicas.values().filter_map(|replica| match replica {
-        facts::Server::Up(replica) => Some(Lag::between(&position, &replica.applied).amount()),
-        _ => None,
-    });
-    lags.max()
 }
 
 /// A reconciliation that could not read or write is tried again, not hot.

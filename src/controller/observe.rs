@@ -110,11 +110,15 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     Ok(Observed { facts, session })
 }
 
-/// Size of the source's data. What is recorded is not asked again; otherwise the server is asked once in a while, until the first change.
+/// Size of the source's data. What is recorded is not asked again; otherwise the server is asked once in a while, until the first change. Where none is to
+/// come, nobody wants to know.
 async fn measure<E: Engine>(context: &Context, subject: &Subject, session: Option<&mut E::Session>) -> Result<u64, String> {
     let recorded = subject.resource.status.as_ref().filter(|_| subject.recorded()).and_then(|status| u64::try_from(status.source.as_ref()?.data_bytes).ok());
     if let Some(bytes) = recorded {
         return Ok(bytes);
+    }
+    if subject.disabling() || subject.resource.spec.suspend {
+        return Err("it was not asked".to_owned());
     }
     let uid = &subject.owner.uid;
     if let Some((_, bytes)) = context.memory(uid).measured.filter(|(at, _)| at.elapsed() < MEASURED_FOR) {

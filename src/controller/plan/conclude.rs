@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::backup::BackupState;
 use super::enable::{Enabling, patience};
 use super::replica::State;
-use super::{Draft, Facts, Plan, again, conditions};
+use super::{Draft, Plan, again, conditions};
 use crate::api::Phase;
-use crate::controller::facts::Server;
-use crate::engine::{Engine, Lag, SourceSummary};
+use crate::engine::{Engine, Lag};
 
 impl<E: Engine> Enabling<'_, E> {
     /// Phase, conditions and the time to look again.
@@ -23,7 +22,7 @@ impl<E: Engine> Enabling<'_, E> {
     ) -> Plan<E::Step> {
         let in_step = states.iter().filter(|(_, state)| *state == State::InSync).count();
         draft.status.replica_count = Some(format!("{in_step}/{}", self.count));
-        draft.status.lag = slowest(&self.summary, self.facts);
+        draft.status.lag = self.facts.lag().map(Lag::words);
         let waiting = states.iter().find(|(_, state)| *state != State::InSync);
         let proven_before = states.iter().any(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
         let (phase, reason, message, again) = match (backup, waiting) {
@@ -108,13 +107,4 @@ impl<E: Engine> Enabling<'_, E> {
             }
         }
     }
-}
-
-/// The lag of the replica that is furthest behind.
-fn slowest<E: Engine>(source: &SourceSummary, facts: &Facts<E>) -> Option<String> {
-    let lags = facts.replicas.values().filter_map(|replica| match replica {
-        Server::Up(replica) => Some(Lag::between(&source.position, &replica.applied)),
-        _ => None,
-    });
-    lags.max_by_key(|lag| lag.amount()).map(Lag::words)
 }
