@@ -13,8 +13,18 @@ pub struct Events {
 }
 
 /// Reasons of `Ready` that are passed through on the way, and are told by the steps that lead there.
-const ROUTINE: [&str; 9] =
-    ["Observing", "Configuring", "BackingUp", "Restoring", "ReplicaStarting", "CatchingUp", "UpdatingVariables", "RemovingReplicas", "Disabling"];
+const ROUTINE: [&str; 10] = [
+    "RestartingSource",
+    "Observing",
+    "Configuring",
+    "BackingUp",
+    "Restoring",
+    "ReplicaStarting",
+    "CatchingUp",
+    "UpdatingVariables",
+    "RemovingReplicas",
+    "Disabling",
+];
 
 /// An event: whether it is a warning, its reason, its text.
 type Told = (bool, &'static str, String);
@@ -33,12 +43,15 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
             }
         }
         Step::Apply(Object::StatefulSet(object)) => (false, "ReplicaApplied", format!("StatefulSet {} runs the replica", name(&object.metadata))),
+        Step::ChangeSource { .. } | Step::RestoreSource { .. } => (false, "SourceRestarted", step.to_string()),
         Step::Apply(Object::Claim(_) | Object::Service(_))
         | Step::Mark(_)
         | Step::Hold
         | Step::Grow { .. }
         | Step::Serve { .. }
-        | Step::Delete(Kind::Service | Kind::Job, _) => return None,
+        | Step::CreateKey(_)
+        | Step::DisownSource(_)
+        | Step::Delete(Kind::Service | Kind::Job | Kind::Secret, _) => return None,
         Step::Delete(Kind::StatefulSet, name) => (false, "ReplicaRemoved", format!("StatefulSet {name} is being deleted")),
         Step::Delete(Kind::Claim, name) => (false, "VolumeDeleted", format!("PersistentVolumeClaim {name} is being deleted")),
         Step::Keep(name) => (false, "VolumeKept", format!("PersistentVolumeClaim {name} is kept (deletionPolicy: Retain)")),

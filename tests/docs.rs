@@ -20,7 +20,7 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 31] = [
+const NO_REASONS: [&str; 34] = [
     "Complete",
     "ConfigMap",
     "ContainerCreating",
@@ -29,6 +29,8 @@ const NO_REASONS: [&str; 31] = [
     "False",
     "Job",
     "Lost",
+    "Memory",
+    "MongoDB",
     "MySQL",
     "Never",
     "None",
@@ -45,6 +47,7 @@ const NO_REASONS: [&str; 31] = [
     "Removing",
     "Running",
     "RuntimeDefault",
+    "Secret",
     "Service",
     "Starting",
     "StatefulSet",

@@ -88,7 +88,7 @@ fn identity() -> Identity {
 }
 
 fn wanted(replicas: &[u32]) -> WantedSource {
-    WantedSource { identity: identity(), replicas: replicas.to_vec(), retention_limit: 512 << 20, prove_login: true }
+    WantedSource { replicas: replicas.to_vec(), retention_limit: 512 << 20, ..WantedSource::new(identity()) }
 }
 
 /// A server on a free port of the loopback interface; it ends with this value.

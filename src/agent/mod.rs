@@ -30,6 +30,8 @@ const BACKUP_BEGINS: Duration = Duration::from_mins(2);
 pub trait Tools: Engine {
     /// Room in bytes that a backup takes on its volume besides the data.
     const BACKUP_EXTRA: u64;
+    /// A replica is made from the backup; otherwise its server copies everything from the source, and its volume is only made ready for that.
+    const SEEDS: bool;
 
     /// Takes a full backup of the source behind the session into the directory `data` below `partial`, which is empty, and verifies it. `password` is that
     /// of the replication user.
@@ -272,7 +274,7 @@ async fn execute<E: Tools>(command: Command) -> Result<String, AgentError> {
             seed::await_backup(&restore, BACKUP_BEGINS).await;
             let runtime = tokio::runtime::Handle::current();
             let finish = move |request: &Restore, manifest: &Manifest| runtime.block_on(E::become_replica(request, manifest));
-            let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, finish));
+            let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, E::SEEDS, finish));
             copying.await.map_err(|error| AgentError::Refused(error.to_string()))??;
         }
         Command::Guard(guard) => {

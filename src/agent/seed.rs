@@ -79,12 +79,12 @@ pub async fn await_backup(request: &Restore, patience: Duration) {
     }
 }
 
-/// Restores a backup into a data directory, and lets the engine make a replica of it with `finish`. Done before, it is not done again; stopped in the
+/// Restores a backup into a data directory, or with `seeds` false only makes the directory ready, and lets the engine make a replica of it with `finish`. Done before, it is not done again; stopped in the
 /// middle, it starts over.
 ///
 /// # Errors
 /// [`AgentError::Refused`] if the directory holds anything that is not our own unfinished work: nothing is touched then.
-pub fn restore(request: &Restore, finish: impl FnOnce(&Restore, &Manifest) -> Result<(), AgentError>) -> Result<(), AgentError> {
+pub fn restore(request: &Restore, seeds: bool, finish: impl FnOnce(&Restore, &Manifest) -> Result<(), AgentError>) -> Result<(), AgentError> {
     let backup = request.volume.join(&request.directory);
     let manifest = manifest(&backup)?;
     let wanted = Seed { backup: request.directory.clone(), replica: request.replica, checksum: manifest.checksum.clone() };
@@ -110,10 +110,12 @@ pub fn restore(request: &Restore, finish: impl FnOnce(&Restore, &Manifest) -> Re
         removed.map_err(AgentError::file("clearing an unfinished restore:", &path))?;
     }
     check_room("the replica's volume", data, manifest.bytes)?;
-    tracing::info!(bytes = manifest.bytes, "copying");
-    let copied = copy_tree(&backup.join("data"), data)?;
-    if copied != manifest.bytes {
-        return Err(AgentError::Refused(format!("{copied} bytes were copied, and the manifest says {}", manifest.bytes)));
+    if seeds {
+        tracing::info!(bytes = manifest.bytes, "copying");
+        let copied = copy_tree(&backup.join("data"), data)?;
+        if copied != manifest.bytes {
+            return Err(AgentError::Refused(format!("{copied} bytes were copied, and the manifest says {}", manifest.bytes)));
+        }
     }
     finish(request, &manifest)?;
     // Not ours where the directory is the mount point itself: there the image's entrypoint sets it.

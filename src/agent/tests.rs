@@ -48,11 +48,11 @@ fn a_restore_is_guarded_until_it_is_finished_and_not_done_twice() {
     let data = &request.data_directory;
     fs::create_dir_all(data).unwrap();
     assert!(guard(data).is_err(), "an empty volume would become a new database");
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     guard(data).unwrap();
     assert_eq!(fs::read_to_string(data.join("base/1")).unwrap(), "rows");
     fs::write(data.join("base/1"), "rows written since").unwrap();
-    restore(&request, |_, _| panic!("done twice")).unwrap();
+    restore(&request, true, |_, _| panic!("done twice")).unwrap();
     assert_eq!(fs::read_to_string(data.join("base/1")).unwrap(), "rows written since");
 }
 
@@ -61,11 +61,11 @@ fn a_restore_that_was_killed_starts_over_and_is_never_served() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     let data = &request.data_directory;
-    let killed = restore(&request, |_, _| Err(AgentError::Refused("killed".into())));
+    let killed = restore(&request, true, |_, _| Err(AgentError::Refused("killed".into())));
     assert!(killed.is_err());
     assert!(guard(data).is_err());
     fs::write(data.join("base/half"), "half a file").unwrap();
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     guard(data).unwrap();
     assert!(!data.join("base/half").exists());
 }
@@ -77,7 +77,7 @@ fn data_that_is_not_ours_is_never_touched() {
     let data = &request.data_directory;
     fs::create_dir_all(data).unwrap();
     fs::write(data.join("PG_VERSION"), "17").unwrap();
-    let refused = restore(&request, finish).unwrap_err().to_string();
+    let refused = restore(&request, true, finish).unwrap_err().to_string();
     assert!(refused.contains("is not empty (PG_VERSION)"), "{refused}");
     assert_eq!(fs::read_dir(data).unwrap().count(), 1);
 }
@@ -86,9 +86,9 @@ fn data_that_is_not_ours_is_never_touched() {
 fn another_restore_is_not_overwritten() {
     let root = tempfile::tempdir().unwrap();
     let mut request = request(root.path());
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     request.replica = 2;
-    assert!(restore(&request, finish).unwrap_err().to_string().contains("another restore"));
+    assert!(restore(&request, true, finish).unwrap_err().to_string().contains("another restore"));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_backup_without_manifest_does_not_exist() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     fs::remove_file(root.path().join("backup/k3x9q2ab-1/manifest.json")).unwrap();
-    assert!(restore(&request, finish).unwrap_err().to_string().contains("no finished backup"));
+    assert!(restore(&request, true, finish).unwrap_err().to_string().contains("no finished backup"));
     assert!(!request.data_directory.exists(), "nothing was touched");
 }
 
@@ -113,7 +113,7 @@ async fn a_restore_waits_while_the_backup_is_being_taken() {
     };
     tokio::join!(await_backup(&request, brief), finish_later);
     assert!(begun.elapsed() >= brief * 4, "it waits beyond its patience for one that is under way");
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     // And not for ever for one that is not.
     fs::remove_dir_all(&done).unwrap();
     tokio::time::timeout(brief * 20, await_backup(&request, brief)).await.unwrap();
@@ -124,7 +124,7 @@ fn a_copy_that_is_not_whole_is_not_finished() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     fs::write(root.path().join("backup/k3x9q2ab-1/data/base/1"), "row").unwrap();
-    assert!(restore(&request, finish).is_err());
+    assert!(restore(&request, true, finish).is_err());
     assert!(guard(&request.data_directory).is_err());
 }
 
@@ -133,11 +133,11 @@ fn killed_before_its_last_step_it_starts_over() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     let data = &request.data_directory;
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     fs::write(data.join("understudy.restoring"), "").unwrap();
     fs::write(data.join("base/1"), "half").unwrap();
     assert!(guard(data).is_err(), "everything is there, but nobody knows whether it has reached the disk");
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     guard(data).unwrap();
     assert_eq!(fs::read_to_string(data.join("base/1")).unwrap(), "rows");
 }
@@ -147,7 +147,7 @@ fn what_the_file_system_brings_along_is_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     fs::create_dir_all(request.data_directory.join("lost+found")).unwrap();
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     guard(&request.data_directory).unwrap();
     assert!(request.data_directory.join("lost+found").exists());
 }
@@ -160,7 +160,7 @@ fn a_volume_that_is_too_small_is_said_with_both_numbers() {
     let mut manifest: Manifest = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest.bytes = 3 << 60;
     fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
-    let said = restore(&request, finish).unwrap_err().to_string();
+    let said = restore(&request, true, finish).unwrap_err().to_string();
     assert!(said.starts_with("the replica's volume has ") && said.contains(" free, and ") && said.ends_with(" are needed"), "{said}");
     assert!(!request.data_directory.join("base").exists() && guard(&request.data_directory).is_err());
 }
@@ -173,7 +173,7 @@ fn modes_are_those_of_the_backup() {
     let set = |path: &str, mode| fs::set_permissions(root.path().join("backup/k3x9q2ab-1/data").join(path), fs::Permissions::from_mode(mode)).unwrap();
     set("base", 0o700);
     set("base/1", 0o600);
-    restore(&request, finish).unwrap();
+    restore(&request, true, finish).unwrap();
     let mode = |path: &str| fs::metadata(request.data_directory.join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("base"), mode("base/1")), (0o700, 0o700, 0o600));
 }
@@ -183,7 +183,7 @@ fn links_in_a_backup_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     std::os::unix::fs::symlink("/etc", root.path().join("backup/k3x9q2ab-1/data/link")).unwrap();
-    assert!(restore(&request, finish).unwrap_err().to_string().contains("neither file nor directory"));
+    assert!(restore(&request, true, finish).unwrap_err().to_string().contains("neither file nor directory"));
 }
 
 #[test]

@@ -39,6 +39,10 @@ use super::DatabaseReplicationStatus;
 #[x_kube(
     validation = Rule::new("has(self.replicas) != has(self.target)")
         .message("set exactly one of `replicas` (read-only copies made in this namespace) and `target` (an existing StatefulSet that becomes the copy)"),
+    validation = Rule::new("self.engine != 'MongoDB' || !has(self.target)")
+        .message("MongoDB cannot be replicated between two applications: its members elect the one that takes the writes, and clients have to know all of them; use `replicas`"),
+    validation = Rule::new("self.engine != 'MongoDB' || !has(self.replicas) || self.replicas % 2 == 0")
+        .message("a MongoDB replica set has an odd number of members, so that a majority stays when one fails: set `replicas` to 2, 4, 6 or 8"),
     validation = Rule::new("!has(self.target)")
         .message("`target` is not supported by this version of Understudy: use `replicas`, which makes the copies in this namespace")
 )]
@@ -101,6 +105,8 @@ pub enum EngineKind {
     MySQL,
     /// Redis 7 and 8; replicas follow with `replicaof`, as an ACL user of their own.
     Redis,
+    /// MongoDB 6 and later; the stand-alone server becomes a replica set, for which it restarts once, and once more when the replicas go.
+    MongoDB,
 }
 
 /// The source: a StatefulSet of one pod in the namespace of the resource.
@@ -111,21 +117,35 @@ pub struct Source {
     #[x_kube(validation = Rule::new("self == oldSelf").message("source.statefulSetRef cannot be changed: delete this resource and create another"))]
     pub stateful_set_ref: ObjectName,
 
-    /// The administrator of the database: for PostgreSQL a superuser, for MySQL root or a user with the same privileges, for Redis a user that may run every command.
+    /// The administrator of the database: for PostgreSQL a superuser, for MySQL root or a user with the same privileges, for Redis a user that may run every command, for MongoDB a user with the role root.
     pub credentials: Credentials,
 
     /// The container that runs the database, where it cannot be told from its port. Default: the one that names `port`, or the only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
 
-    /// The port that the database listens on. Default: the engine's own (PostgreSQL: 5432, MySQL: 3306, Redis: 6379).
+    /// The port that the database listens on. Default: the engine's own (PostgreSQL: 5432, MySQL: 3306, Redis: 6379, MongoDB: 27017).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
 
-    /// The database that the operator connects to. Default: the engine's maintenance database (PostgreSQL: postgres, MySQL: mysql); of no meaning for Redis.
+    /// The database that the operator connects to. Default: the engine's maintenance database (PostgreSQL: postgres, MySQL: mysql, MongoDB: admin, where its user is kept); of no meaning for Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
+
+    /// Whether the source may be restarted where its engine can't do without: for MongoDB once when it gets its first replicas, and once when the last are gone. `Never`: then nothing is done. Default: Allow.
+    #[serde(default)]
+    pub restart: Restart,
+}
+
+/// Whether the source may be restarted.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Restart {
+    /// Where its engine can't do without; it is said beforehand and measured.
+    #[default]
+    Allow,
+    /// Under no circumstances.
+    Never,
 }
 
 /// The name of an object in the namespace of the resource.

@@ -115,6 +115,9 @@ pub struct SourceStatus {
     pub data_bytes: i64,
     /// What is changed on the server for the replication, and the value before; recorded before it is changed.
     pub changes: Vec<Change>,
+    /// Somebody took back what its StatefulSet had been given for the replication: it runs alone since then, and what was written to it is on no replica.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reverted: bool,
 }
 
 /// One change on a server that the user owns.
@@ -148,7 +151,7 @@ pub struct BackupStatus {
     /// Bytes copied so far, or bytes of the whole when complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
-    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN, for Redis replication id and offset.
+    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN, for Redis replication id and offset, for MongoDB the time of the last operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
     /// SHA-256 of the backup's list of files, which itself holds a SHA-256 for each.
@@ -214,7 +217,10 @@ pub struct EnvironmentRecord {
 pub struct Disruption {
     /// What was said before anything was touched.
     pub expected: String,
-    /// Restarts of the source's pod since enabling.
+    /// When the restart of the source was begun, if it needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<Time>,
+    /// How long clients could not write: from the moment that the restart was asked for until the source took writes again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<String>,
 }

@@ -3,9 +3,9 @@
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,9 +160,16 @@ impl Applier<'_> {
                     Kind::Service => delete((self.api::<Service>(), name)).await,
                     Kind::Job => delete((self.api::<Job>(), name)).await,
                     Kind::StatefulSet => delete((self.api::<StatefulSet>(), name)).await,
+                    Kind::Secret => {
+                        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+                        delete((self.api::<Secret>(), name)).await
+                    }
                 }
                 .map_err(failed)?;
             }
+            Step::CreateKey(secret) => self.create_key(secret).await.map_err(failed)?,
+            Step::ChangeSource { patch, .. } | Step::RestoreSource { patch, .. } => self.change_source(patch).await.map_err(failed)?,
+            Step::DisownSource(stateful_set) => self.disown(stateful_set).await.map_err(failed)?,
             Step::Keep(name) => self.keep(name).await.map_err(failed)?,
             Step::Grow { claim, size } => self.grow(claim, size).await.map_err(failed)?,
             Step::Serve { pod, serving } => self.serve(pod, *serving).await.map_err(failed)?,
@@ -218,6 +225,35 @@ impl Applier<'_> {
         if found.iter().all(ours) { Ok(()) } else { Err(ApplyError::NameTaken { kind: kind.to_owned(), name: name.to_owned() }) }
     }
 
+    async fn create_key(&self, secret: &Secret) -> Result<(), kube::Error> {
+        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        match self.api::<Secret>().create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, secret).await {
+            Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Applies our fields of the source's StatefulSet. Named by its uid the patch changes that very object and makes no other.
+    async fn change_source(&self, patch: &serde_json::Value) -> Result<(), kube::Error> {
+        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        let params = PatchParams::apply(&self.subject.names.manager()).force();
+        self.api::<StatefulSet>().patch(self.subject.source(), &params, &Patch::Apply(patch)).await.map(drop)
+    }
+
+    /// Takes our name off fields that were put back as they were: whoever applies them next is in nobody's way.
+    async fn disown(&self, name: &str) -> Result<(), kube::Error> {
+        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        let Some(found) = self.api::<StatefulSet>().get_opt(name).await? else { return Ok(()) };
+        let mine = self.subject.names.manager();
+        let theirs: Vec<_> = found.managed_fields().iter().filter(|entry| entry.manager.as_deref() != Some(&mine)).collect();
+        // An empty list would let the API server make up a new one.
+        if theirs.is_empty() || theirs.len() == found.managed_fields().len() {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {"resourceVersion": found.resource_version(), "managedFields": theirs}});
+        self.api::<StatefulSet>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
+    }
+
     /// From now on the volume is the user's: without our label it is no longer watched.
     async fn keep(&self, name: &str) -> Result<(), kube::Error> {
         let patch = json!({"metadata": {"labels": {labels::MANAGED_BY: null, labels::RETAINED: "true"}}});
@@ -254,8 +290,7 @@ impl Applier<'_> {
         // Named by its uid the patch changes that very object: server-side apply would create one that has been deleted meanwhile.
         let Some(existing) = self.api::<ConfigMap>().get_opt(name).await? else { return Ok(()) };
         let patch = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "uid": existing.uid()}, "data": data});
-        let manager = format!("{FIELD_MANAGER}/{}", self.subject.names.name);
-        let params = PatchParams::apply(&manager).force();
+        let params = PatchParams::apply(&self.subject.names.manager()).force();
         let written = self.api::<ConfigMap>().patch(name, &params, &Patch::Apply(&patch)).await?;
         self.context.remember(&self.subject.owner.uid, |memory| {
             if let Some((_, read)) = &mut memory.read {

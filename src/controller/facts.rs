@@ -89,6 +89,12 @@ impl Subject {
         self.deleting() || !self.resource.spec.enabled || self.undoing()
     }
 
+    /// It was said to be Ready.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.resource.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
     /// The user has changed `spec` since it was last looked at: what failed before may succeed now.
     #[must_use]
     pub fn edited(&self) -> bool {
@@ -119,6 +125,14 @@ pub struct SourceWorkload {
     pub stateful_set: StatefulSet,
     /// Its pod, if it exists.
     pub pod: Option<Pod>,
+}
+
+impl SourceWorkload {
+    /// Its StatefulSet asks for one pod.
+    #[must_use]
+    pub fn has_one_pod(&self) -> bool {
+        self.stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1) == 1
+    }
 }
 
 /// The administrator's credentials, as found.
@@ -349,6 +363,8 @@ pub struct Facts<E: Engine> {
     pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
     /// Name of the user's own Service that reaches the source.
     pub service: Option<String>,
+    /// The Secret with the key file exists.
+    pub key: bool,
     /// Another resource that has the same source and came first.
     pub rival: Option<String>,
     /// Variables that another resource which came first writes: ConfigMap, prefix, name of that resource.
@@ -368,6 +384,14 @@ pub struct Facts<E: Engine> {
 }
 
 impl<E: Engine> Facts<E> {
+    /// The replica that the servers elected to take the writes; none while the source does.
+    #[must_use]
+    pub fn leader(&self) -> Option<u32> {
+        let source = matches!(&self.server, Server::Up(server) if E::summary(server).leads);
+        let leads = |replica: &Server<ReplicaSummary>| matches!(replica, Server::Up(summary) if summary.leads);
+        if source { None } else { self.replicas.iter().find(|(_, replica)| leads(replica)).map(|(number, _)| *number) }
+    }
+
     /// How far the replica that is furthest behind is behind the source; none where either can't be asked.
     #[must_use]
     pub fn lag(&self) -> Option<Lag> {

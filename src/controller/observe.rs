@@ -24,6 +24,7 @@ pub struct Read {
     config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
     service: Option<String>,
     claim: Option<(String, u64, Option<String>)>,
+    key: bool,
 }
 
 impl Read {
@@ -57,7 +58,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let memory = context.memory(uid);
     let (at, mut read) = match memory.read {
         Some((at, read)) if at.elapsed() < READ_FOR => (at, read),
-        _ => (Instant::now(), read_objects::<E>(context, subject).await?),
+        _ => (Instant::now(), Box::pin(read_objects::<E>(context, subject)).await?),
     };
 
     // What is being taken away is listed, not read from caches: what was made a moment ago may not have reached them, and would be left behind.
@@ -95,6 +96,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         claim: read.claim.clone().map(|(_, bytes, class)| (bytes, class)),
         config_maps: read.config_maps.clone(),
         service: read.service.clone(),
+        key: read.key,
         rival: context.rival(&subject.resource),
         taken: context.taken(subject),
         data_bytes,
@@ -170,7 +172,7 @@ fn endpoint(subject: &Subject, administrator: &Administrator, host: &str) -> End
 async fn ask_source<E: Engine>(subject: &Subject, read: &Read) -> (Server<E::SourceFacts>, Option<E::Session>) {
     let (Some(source), Ok(administrator)) = (&read.source, &read.administrator) else { return (Server::NotAsked, None) };
     // More than one pod: which of them takes the writes cannot be told from a number.
-    if source.stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1) != 1 {
+    if !source.has_one_pod() {
         return (Server::NotAsked, None);
     }
     let Some(pod) = &source.pod else { return (Server::NotAsked, None) };
@@ -214,6 +216,8 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
         administrator: administrator::<E>(context, subject).await?,
         config_maps,
         claim: None,
+        // Other engines have none, and nobody is asked for it.
+        key: !E::source_arguments(&subject.names.identity).is_empty() && get::<Secret>(context, namespace, &subject.names.key()).await?.is_some(),
     })
 }
 

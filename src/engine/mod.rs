@@ -20,11 +20,16 @@ macro_rules! with_engine {
                 type $engine = $crate::engine::redis::Redis;
                 $body
             }
+            $crate::api::EngineKind::MongoDB => {
+                type $engine = $crate::engine::mongodb::MongoDb;
+                $body
+            }
         }
     };
 }
 pub(crate) use with_engine;
 
+pub mod mongodb;
 pub mod mysql;
 mod position;
 pub mod postgresql;
@@ -33,6 +38,7 @@ pub mod redis;
 pub use position::{Lag, Position, TransactionSet};
 
 use k8s_openapi::api::core::v1::Container;
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::future::Future;
 
@@ -145,6 +151,10 @@ pub struct SourceSummary {
     pub data_directory: String,
     /// Numeric user and group of the server process; none where the server does not say: then the pod's template does.
     pub owner: Option<(u32, u32)>,
+    /// It takes the writes. Of servers that elect among themselves it may be another one, and then it says so of itself.
+    pub leads: bool,
+    /// It runs with [`Engine::source_arguments`].
+    pub adapted: bool,
     /// Our replication user exists and has a password: who lost its connection could log in again.
     pub access: bool,
     /// The last position written.
@@ -173,6 +183,8 @@ pub enum Held {
 pub struct ReplicaSummary {
     /// It takes no writes.
     pub read_only: bool,
+    /// It takes writes because the servers elected it: nobody promoted it behind their back.
+    pub leads: bool,
     /// It receives from the source at this moment.
     pub streaming: bool,
     /// The last position that it has applied.
@@ -190,10 +202,24 @@ pub struct WantedSource {
     pub identity: Identity,
     /// Numbers of the replicas for which the log is held.
     pub replicas: Vec<u32>,
+    /// Those of them whose server has been started.
+    pub started: Vec<u32>,
+    /// Those of them that have shown what was written after their restore, and still hold it.
+    pub proven: Vec<u32>,
+    /// Where the servers reach each other, as `host:port`; 0 is the source.
+    pub hosts: BTreeMap<u32, String>,
     /// Limit for what is held, in bytes, where the server has no limit of its own.
     pub retention_limit: u64,
     /// Prove that the replication login works: before the backup, when nothing uses it yet.
     pub prove_login: bool,
+}
+
+impl WantedSource {
+    /// What is wanted before there are replicas, of an enabling of this name.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self { identity, replicas: Vec::new(), started: Vec::new(), proven: Vec::new(), hosts: BTreeMap::new(), retention_limit: 0, prove_login: true }
+    }
 }
 
 /// The pure half of an engine.
@@ -224,6 +250,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Everything on the server that keeps replication from being set up; all at once.
     fn preflight(facts: &Self::SourceFacts, wanted: &WantedSource) -> Vec<Finding>;
 
+    /// Arguments that the source's server needs for as long as it has replicas, and restarts for; empty where it needs none.
+    fn source_arguments(identity: &Identity) -> Vec<String>;
+
+    /// The servers need a key file, the same for all, to trust each other.
+    fn needs_key(facts: &Self::SourceFacts) -> bool;
+
     /// What about the source's StatefulSet keeps a replica from being made of it.
     fn preflight_shape(shape: &Shape) -> Vec<Finding>;
 
@@ -238,6 +270,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The steps that undo everything of `identity`, in order, from what is and from the recorded changes; empty when nothing is left.
     fn plan_disable(facts: &Self::SourceFacts, identity: &Identity, recorded: &[crate::api::Change]) -> Vec<Self::Step>;
+
+    /// The steps after which the source gets on without any replica but the `remaining` ones, while all of them still run; empty when it does.
+    fn plan_leave(facts: &Self::SourceFacts, identity: &Identity, remaining: &[u32]) -> Vec<Self::Step>;
 
     /// The steps that give up what is held for replica `number`; empty when nothing is.
     fn plan_release(facts: &Self::SourceFacts, identity: &Identity, number: u32) -> Vec<Self::Step>;

@@ -20,6 +20,13 @@ pub enum Position {
         /// Bytes.
         bytes: u64,
     },
+    /// A point in time of the source's clock. Servers that elect among themselves settle by themselves who is ahead of whom.
+    Timestamp {
+        /// Seconds since 1970.
+        seconds: u32,
+        /// Counts what was written within that second.
+        increment: u32,
+    },
 }
 
 impl Default for Position {
@@ -37,6 +44,17 @@ impl Position {
 }
 
 impl Position {
+    /// As plain numbers and names: how an engine writes positions of its own kind it says itself.
+    #[must_use]
+    pub fn plain(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => bytes.to_string(),
+            Self::Transactions(set) => set.text(),
+            Self::Offset { history, bytes } => format!("{history}:{bytes}"),
+            Self::Timestamp { seconds, increment } => format!("{seconds}:{increment}"),
+        }
+    }
+
     /// What the other one holds and this one lacks, in words that stay the same while this one grows: the transactions, or just that it is ahead. None where it
     /// lacks nothing, or where the two do not compare.
     #[must_use]
@@ -46,6 +64,7 @@ impl Position {
                 let missing = theirs.without(mine).text();
                 (!missing.is_empty()).then_some(missing)
             }
+            (Self::Timestamp { .. }, Self::Timestamp { .. }) => None,
             _ => (self < other).then(|| "it is ahead of the source".to_owned()),
         }
     }
@@ -57,6 +76,7 @@ impl PartialOrd for Position {
             (Self::Bytes(mine), Self::Bytes(theirs)) => Some(mine.cmp(theirs)),
             (Self::Transactions(mine), Self::Transactions(theirs)) => mine.partial_cmp(theirs),
             (Self::Offset { history: mine, bytes }, Self::Offset { history: theirs, bytes: other }) if mine == theirs => Some(bytes.cmp(other)),
+            (Self::Timestamp { seconds, increment }, Self::Timestamp { seconds: theirs, increment: other }) => Some((seconds, increment).cmp(&(theirs, other))),
             _ => None,
         }
     }
@@ -169,6 +189,8 @@ pub enum Lag {
     Bytes(u64),
     /// So many transactions.
     Transactions(u64),
+    /// So many seconds.
+    Seconds(u64),
 }
 
 impl Lag {
@@ -182,6 +204,8 @@ impl Lag {
                 Self::Bytes(bytes.saturating_sub(*applied))
             }
             (Position::Bytes(bytes) | Position::Offset { bytes, .. }, _) => Self::Bytes(*bytes),
+            (Position::Timestamp { seconds, .. }, Position::Timestamp { seconds: applied, .. }) => Self::Seconds(u64::from(seconds.saturating_sub(*applied))),
+            (Position::Timestamp { seconds, .. }, _) => Self::Seconds(u64::from(*seconds)),
             (Position::Transactions(source), _) => Self::Transactions(source.missing_in(&TransactionSet::default())),
         }
     }
@@ -190,19 +214,22 @@ impl Lag {
     #[must_use]
     pub fn amount(self) -> u64 {
         match self {
-            Self::Bytes(amount) | Self::Transactions(amount) => amount,
+            Self::Bytes(amount) | Self::Transactions(amount) | Self::Seconds(amount) => amount,
         }
     }
 
-    /// In coarse steps, so that the status of a busy database does not tick: `under 16.0 MiB`, `under 1000 transactions`.
+    /// In coarse steps, so that the status of a busy database does not tick: `under 16.0 MiB`, `under 1000 transactions`, `under 20 s`.
     #[must_use]
     pub fn words(self) -> String {
         const MIB: u64 = 1 << 20;
         const BYTES: [u64; 6] = [16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB, 16384 * MIB];
         const TRANSACTIONS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
+        // A server that is idle writes to its log every ten seconds.
+        const SECONDS: [u64; 5] = [20, 60, 300, 1800, 7200];
         let (steps, write): (&[u64], fn(u64) -> String) = match self {
             Self::Bytes(_) => (&BYTES, format_bytes),
             Self::Transactions(_) => (&TRANSACTIONS, |amount| format!("{amount} transactions")),
+            Self::Seconds(_) => (&SECONDS, |amount| format!("{amount} s")),
         };
         match steps.iter().find(|step| self.amount() < **step) {
             Some(step) => format!("under {}", write(*step)),
@@ -236,6 +263,7 @@ mod tests {
     fn lag_is_said_in_steps() {
         assert_eq!(Lag::Bytes(0).words(), "under 16.0 MiB");
         assert_eq!(Lag::Bytes(1 << 60).words(), "over 16.0 GiB");
+        assert_eq!(Lag::Seconds(3).words(), "under 20 s");
         assert_eq!(Lag::Transactions(1_000).words(), "under 10000 transactions");
     }
 

@@ -7,6 +7,7 @@ mod quantity;
 mod replica;
 mod services;
 mod shape;
+mod source;
 
 pub mod environment;
 
@@ -15,8 +16,9 @@ pub use jobs::{JobRequest, build_backup_job, build_restore_job};
 pub use names::{Names, labels};
 pub use quantity::{bytes_of, format_bytes, quantity_of};
 pub use replica::{ReplicaRequest, build_replica};
-pub use services::{build_primary_service, build_replica_service, build_replicas_service};
+pub use services::{build_primary_service, build_replica_service, build_replicas_service, build_source_service};
 pub use shape::{Shape, inspect};
+pub use source::{KEY_FILE, build_key, build_source_as_before, build_source_change, container_with};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;

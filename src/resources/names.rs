@@ -12,7 +12,7 @@ pub mod labels {
     pub const MANAGER: &str = "understudy";
     /// Name of the `DatabaseReplication`.
     pub const REPLICATION: &str = "understudy.dev/replication";
-    /// What the object is for: `backup`, `restore`, `replica` or `primary`.
+    /// What the object is for: `backup`, `restore`, `replica`, `primary`, `source` or `key`.
     pub const COMPONENT: &str = "understudy.dev/component";
     /// Number of the replica.
     pub const REPLICA: &str = "understudy.dev/replica";
@@ -38,10 +38,28 @@ pub struct Names {
 }
 
 impl Names {
+    /// Field manager for the fields of ours on objects of the user's: one for each resource, so that giving up those of one leaves those of others alone.
+    #[must_use]
+    pub fn manager(&self) -> String {
+        format!("{}/{}", crate::api::FIELD_MANAGER, self.name)
+    }
+
     /// Service that reaches the source's pod.
     #[must_use]
     pub fn primary(&self) -> String {
         format!("{}-primary", self.name)
+    }
+
+    /// Service that names the source's pod for servers that have to know each other.
+    #[must_use]
+    pub fn source(&self) -> String {
+        format!("{}-source", self.name)
+    }
+
+    /// Secret with the key file by which servers trust each other.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}-key-{}", self.name, self.identity.word())
     }
 
     /// Service that reaches all replicas.

@@ -197,7 +197,7 @@ fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
         draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(names, &spec.backup.volume)))));
     }
     if !facts.own.services.contains_key(&names.primary()) {
-        draft.steps.push(Step::Apply(Object::Service(Box::new(build_primary_service(names, &subject.owner, subject.source(), subject.port)))));
+        draft.steps.push(Step::Apply(Object::Service(Box::new(build_primary_service(names, &subject.owner, subject.source(), facts.leader(), subject.port)))));
     }
     let request = JobRequest { sequence, ..*request };
     let job = build_backup_job(&request, &spec.source.credentials, &administrator.username, &subject.database, administrator.username_key.as_deref());

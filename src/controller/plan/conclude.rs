@@ -17,7 +17,7 @@ impl<E: Engine> Enabling<'_, E> {
         states: &[(u32, State)],
         backup: BackupState,
         configured: bool,
-        current: bool,
+        (current, settled): (bool, bool),
         surplus: usize,
     ) -> Plan<E::Step> {
         let in_step = states.iter().filter(|(_, state)| *state == State::InSync).count();
@@ -50,6 +50,10 @@ impl<E: Engine> Enabling<'_, E> {
                     _ => (Phase::CatchingUp, "UpdatingVariables", message, again::SOON),
                 }
             }
+            // Not taken back once it was said.
+            (_, None) if !settled && !self.subject.ready() => {
+                (Phase::CatchingUp, "Configuring", "the replicas are in step, and get their part in the set".to_owned(), again::SOON)
+            }
             (_, None) => (Phase::Ready, "Replicating", format!("{in_step} replica(s) hold what was written after their restore"), again::IDLE),
         };
         let degraded = proven_before && waiting.is_some_and(|(number, _)| self.before(*number).is_some_and(|before| before.proven_at.is_some()));
@@ -73,6 +77,23 @@ impl<E: Engine> Enabling<'_, E> {
             draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
         }
         let again = if draft.steps.is_empty() { patience(self.subject, self.facts.now, again) } else { again::NEXT };
+        draft.finish(again)
+    }
+
+    /// None of the servers takes writes at this moment: they elect, or the source has yet to be made one of them.
+    pub(super) fn without_primary(mut draft: Draft<E::Step>) -> Plan<E::Step> {
+        let proven = draft.status.replicas.iter().any(|replica| replica.proven_at.is_some());
+        let (phase, reason, message) = if proven {
+            (Phase::Degraded, "NoPrimary", "no server takes writes: an election takes some ten seconds, and needs the majority of them")
+        } else {
+            (Phase::Configuring, "Configuring", "the source does not take writes yet")
+        };
+        draft.ready(false, false, reason, message);
+        if proven {
+            draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
+        }
+        draft.status.phase = Some(phase);
+        let again = if draft.steps.is_empty() { again::SOON } else { again::NEXT };
         draft.finish(again)
     }
 

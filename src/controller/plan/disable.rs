@@ -1,6 +1,8 @@
 //! Back to a stand-alone database: replicas gone, the source as it was. Works with either side dead.
 
-use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica};
+use std::time::Duration;
+
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica, source as change};
 use crate::api::Phase;
 use crate::controller::facts::Server;
 use crate::engine::{Engine, Identity};
@@ -26,6 +28,10 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return draft.finish(again::SOON);
     }
 
+    let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
+    if let Some(plan) = leave(subject, facts, &mut draft, waited) {
+        return plan;
+    }
     let numbers: std::collections::BTreeSet<u32> =
         own.stateful_sets.values().chain(own.claims.values()).chain(own.services.values()).filter_map(|object| object.number).collect();
     let mut gone = true;
@@ -46,8 +52,10 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     draft.status.replicas = Vec::new();
 
     let source = draft.status.source.clone().unwrap_or_default();
-    let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
     let mut recorded = source.changes;
+    if let Some(plan) = restore(subject, facts, &mut draft, &recorded, waited) {
+        return plan;
+    }
     match &facts.server {
         Server::Up(server) => {
             let now = E::summary(server).system;
@@ -88,6 +96,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         }
     }
 
+    change::forget_key(subject, facts, &mut draft);
     for (name, service) in &own.services {
         if !service.deleting {
             draft.steps.push(Step::Delete(Kind::Service, name.clone()));
@@ -102,6 +111,71 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return draft.finish(again::SOON);
     }
     end::<E>(subject, facts, draft)
+}
+
+/// While the replicas still run: the source is made to get on without them, so that it goes on taking writes when they stop. None when that is done, or can't
+/// be.
+fn leave<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, waited: Option<Duration>) -> Option<Plan<E::Step>> {
+    let alone = E::source_arguments(&subject.names.identity).is_empty();
+    let abandoned = |times: u32| waited.is_some_and(|waited| waited >= again::ABANDON * times);
+    match &facts.server {
+        _ if alone => None,
+        Server::Up(server) if E::summary(server).leads => {
+            let steps = E::plan_leave(server, &subject.names.identity, &[]);
+            if steps.is_empty() || facts.failure.is_some() && abandoned(3) {
+                return None;
+            }
+            draft.steps.extend(steps.into_iter().map(Step::Source));
+            Some(draft.clone().finish(again::NEXT))
+        }
+        // Gone with its StatefulSet it will not catch up.
+        _ if abandoned(1) || facts.source.is_none() => None,
+        server => {
+            let adapted = matches!(server, Server::Up(server) if E::summary(server).adapted);
+            let electing = adapted && facts.replicas.values().any(|replica| matches!(replica, Server::Up(_)));
+            let why = match facts.leader() {
+                Some(leader) => format!("{} was elected and takes the writes", subject.names.replica(leader)),
+                None if electing => "the servers elect the one that takes the writes".to_owned(),
+                None => return None,
+            };
+            // What was written to the one that was elected is on the source once that takes the writes again, and not before.
+            let message = format!("{why}: replication is undone as soon as the source has caught up and takes the writes");
+            draft.ready(false, false, "NoPrimary", message);
+            Some(draft.clone().finish(again::PROGRESS))
+        }
+    }
+}
+
+/// Puts the source's StatefulSet back, once its server has nothing left to do as it runs now. None when that is done, or is given up.
+fn restore<E: Engine>(
+    subject: &Subject,
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    recorded: &[crate::api::Change],
+    waited: Option<Duration>,
+) -> Option<Plan<E::Step>> {
+    if change::on_its_way_back(facts, draft) {
+        draft.ready(false, false, "RestartingSource", "the replicas are gone, and the source restarts as it was before");
+        return Some(draft.clone().finish(again::RESTART));
+    }
+    if matches!(&facts.server, Server::Up(server) if !E::plan_disable(server, &subject.names.identity, recorded).is_empty()) {
+        return None;
+    }
+    match change::restore(subject, facts, draft) {
+        change::Restored::Done => None,
+        change::Restored::Waits(why) => {
+            draft.ready(false, false, "RestartingSource", format!("the replicas are gone, and the source restarts: {why}"));
+            Some(draft.clone().finish(again::RESTART))
+        }
+        change::Restored::NotAllowed(_) if waited.is_some_and(|waited| waited >= again::ABANDON) => {
+            draft.steps.push(not_cleaned::<E>(&subject.names.identity, recorded, "source.restart is Never"));
+            None
+        }
+        change::Restored::NotAllowed(why) => {
+            draft.ready(false, true, "RestartNotAllowed", why);
+            Some(draft.clone().finish(again::BLOCKED))
+        }
+    }
 }
 
 fn not_cleaned<E: Engine>(identity: &Identity, recorded: &[crate::api::Change], why: &str) -> Step<E::Step> {

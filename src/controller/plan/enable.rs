@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::backup::BackupState;
 use super::preflight;
 use super::replica::{self, State};
-use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment};
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment, source};
 use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
 use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
@@ -17,10 +17,17 @@ use crate::resources::{JobRequest, Shape, Workload, bytes_of};
 pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, image: &str) -> Plan<E::Step> {
     let spec = &subject.resource.spec;
     let count = spec.replicas.unwrap_or(1);
+    if let Some(plan) = source::waiting(subject, facts, &draft) {
+        return plan;
+    }
     let mut findings = preflight::reach(subject, facts);
+    findings.extend(source::reverted(subject, facts, &mut draft));
     let everything = WantedSource {
         identity: subject.names.identity.clone(),
         replicas: (1..=count).collect(),
+        started: Vec::new(),
+        proven: Vec::new(),
+        hosts: hosts(subject, count),
         retention_limit: preflight::retention_limit(facts),
         prove_login: true,
     };
@@ -64,14 +71,22 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     if first {
         source.system = Some(summary.system.clone()).filter(|system| !system.is_empty());
         source.data_bytes = facts.data_bytes.as_ref().ok().and_then(|bytes| i64::try_from(*bytes).ok()).unwrap_or(i64::MAX);
-        draft.status.disruption = Some(Disruption { expected: E::expected_disruption(server), measured: None });
+        draft.status.disruption = Some(Disruption { expected: E::expected_disruption(server), ..Disruption::default() });
     }
     if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
         draft.steps.push(Step::Hold);
     }
     let before = draft.clone();
-    let plan = Enabling { subject, facts, server, summary, shape, image, count, everything, upgraded }.plan(draft);
+    let plan = source::change(subject, facts, &mut draft, server, shape, image);
+    let plan = plan.unwrap_or_else(|| Enabling { subject, facts, server, summary, shape, image, count, everything, upgraded }.plan(draft));
     if spec.dry_run { rehearsed(before, &plan) } else { plan }
+}
+
+/// Where the servers reach each other.
+fn hosts(subject: &Subject, count: u32) -> std::collections::BTreeMap<u32, String> {
+    let (names, port) = (&subject.names, subject.port);
+    let service = |number| if number == 0 { names.source() } else { names.replica(number) };
+    (0..=count).map(|number| (number, format!("{}:{port}", names.host(&service(number))))).collect()
 }
 
 /// A dry run of what is enabled already: what runs goes on running, and the next steps are said instead of executed.
@@ -102,6 +117,7 @@ fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         draft.status.phase = Some(Phase::Degraded);
         let (reason, message) = super::draft::describe(findings);
         draft.unknown(conditions::REPLICAS_IN_SYNC, reason, format!("cannot be told: {message}"));
+        follow(subject, facts, &mut draft);
     } else if subject.recorded() {
         // A backup that failed meanwhile must not look as if it were still running.
         let job = subject.names.backup_job(backup::sequence(&draft));
@@ -112,6 +128,17 @@ fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     let again = if subject.recorded() { again::PROGRESS } else { again::BLOCKED };
     let again = patience(subject, facts.now, again);
     draft.finish(again)
+}
+
+/// Where the servers have elected another one because the source is gone: clients are told who takes the writes now.
+fn follow<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
+    let reverted = draft.status.source.as_ref().is_some_and(|source| source.reverted);
+    let Some(leader) = facts.leader().filter(|_| !reverted) else { return };
+    replica::lead(subject, facts, draft, Some(leader));
+    let leading = subject.names.replica(leader);
+    let serving = |entry: &&ReplicaStatus| entry.proven_at.is_some() && entry.diverged.is_none() && entry.name != leading;
+    let proven: Vec<String> = draft.status.replicas.iter().filter(serving).map(|entry| entry.address.clone()).collect();
+    environment::publish(subject, facts, draft, &proven);
 }
 
 /// How long until a resource that is not Ready is looked at again: soon while it may pass, up to a minute where nothing has changed for long. What is
@@ -127,7 +154,8 @@ pub(super) fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Du
 fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
     let names = &subject.names;
     let spec = &subject.resource.spec;
-    let mut would: Vec<String> = E::plan_enable(server, wanted).iter().map(|step| format!("source: {step}")).collect();
+    let mut would: Vec<String> = source::announce::<E>(subject, server).into_iter().collect();
+    would.extend(E::plan_enable(server, wanted).iter().map(|step| format!("source: {step}")));
     would.push(format!("take a full backup onto a volume of {} ({})", spec.backup.volume.size.0, names.backup_claim()));
     let size = preflight::replica_size(subject, facts).map(crate::resources::format_bytes).unwrap_or_default();
     for number in &wanted.replicas {
@@ -141,7 +169,7 @@ fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::S
     );
     draft.status.would_do = would;
     let expected = E::expected_disruption(server);
-    draft.status.disruption = Some(Disruption { expected: expected.clone(), measured: None });
+    draft.status.disruption = Some(Disruption { expected: expected.clone(), ..Disruption::default() });
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     draft.set(conditions::READY, false, "DryRun", format!("nothing was changed; status.wouldDo lists what would be done; expected disruption: {expected}"));
     draft.set(conditions::RECONCILING, false, "DryRun", "");
@@ -223,6 +251,10 @@ impl<E: Engine> Enabling<'_, E> {
         let begun = states.iter().position(|(_, state)| *state != State::InSync).map_or(states.len(), |at| at + 1);
         let cared: Vec<&(u32, State)> = states.iter().enumerate().filter(|(at, (_, state))| *at < begun || *state != State::Absent).map(|(_, s)| s).collect();
 
+        if !self.summary.leads && self.facts.leader().is_none() {
+            self.configure(&mut draft, &cared);
+            return Self::without_primary(draft);
+        }
         let needed = cared.iter().any(|(_, state)| *state == State::Absent);
         let configured = self.configure(&mut draft, &cared);
         let backup = {
@@ -261,8 +293,9 @@ impl<E: Engine> Enabling<'_, E> {
             .collect();
         let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
         self.serve(&mut draft, &proven);
+        let settled = !draft.steps.iter().any(|step| matches!(step, Step::Source(_)));
         let surplus = self.reduce(&mut draft, current);
-        self.conclude(draft, &states, backup, configured, current, surplus)
+        self.conclude(draft, &states, backup, configured, (current, settled), surplus)
     }
 
     /// Role, rule, limit and the slots of every replica that is cared for; recorded before they are changed.
@@ -272,6 +305,8 @@ impl<E: Engine> Enabling<'_, E> {
         let taken = draft.status.backup.as_ref().is_some_and(|backup| backup.state == "Complete");
         let wanted = WantedSource {
             replicas: cared.iter().filter(|(_, state)| !matches!(state, State::Removing)).map(|(number, _)| *number).collect(),
+            started: cared.iter().map(|(number, _)| *number).filter(|number| self.facts.own.stateful_sets.contains_key(&names.replica(*number))).collect(),
+            proven: cared.iter().filter(|(number, state)| self.holds(*number, state)).map(|(number, _)| *number).collect(),
             prove_login: untouched && !taken,
             ..self.everything.clone()
         };
@@ -303,6 +338,12 @@ impl<E: Engine> Enabling<'_, E> {
             draft.set(conditions::SOURCE_CONFIGURED, false, "Configuring", "the source gets its replication user and what else is needed");
         }
         done
+    }
+
+    /// A replica that has shown what was written after its restore and, for all that is known, still holds it.
+    fn holds(&self, number: u32, state: &State) -> bool {
+        let there = matches!(state, State::Starting(_) | State::NotReplicating(_) | State::CatchingUp | State::InSync);
+        *state == State::InSync || there && self.before(number).is_some_and(|before| before.proven_at.is_some())
     }
 
     /// The next step of one replica.
@@ -337,7 +378,7 @@ impl<E: Engine> Enabling<'_, E> {
                 }
                 // A mark that the source itself no longer reaches was written to another history: it never arrives.
                 let marked = self.facts.marks.get(&number).is_some_and(|mark| self.summary.position.reaches(mark));
-                if *state == State::CatchingUp && !marked {
+                if *state == State::CatchingUp && !marked && self.summary.leads {
                     draft.steps.push(Step::Mark(vec![number]));
                 }
             }
@@ -361,6 +402,11 @@ impl<E: Engine> Enabling<'_, E> {
         surplus.dedup();
         // A ConfigMap that does not exist names nobody.
         let told = current || !draft.steps.iter().any(|step| matches!(step, Step::Publish { .. }));
+        let leaving = if surplus.is_empty() || !told { Vec::new() } else { E::plan_leave(self.server, &names.identity, &(1..=self.count).collect::<Vec<_>>()) };
+        if !leaving.is_empty() {
+            draft.steps.extend(leaving.into_iter().map(Step::Source));
+            return surplus.len();
+        }
         if let Some(last) = surplus.last().filter(|_| told)
             && replica::remove(names, own, draft, *last)
         {

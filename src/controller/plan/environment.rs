@@ -51,9 +51,13 @@ pub fn give_up<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>) -> bool 
     write(facts, draft, wanted)
 }
 
-/// The source's address for applications: the user's own Service, which outlives the replication, or else ours.
+/// The address for applications of who takes the writes: the user's own Service for the source, which outlives the replication, or else ours; that of a
+/// replica while the servers have elected it.
 #[must_use]
 pub fn primary_address<E: Engine>(subject: &Subject, facts: &Facts<E>) -> String {
+    if let Some(leader) = facts.leader() {
+        return subject.names.host(&subject.names.replica(leader));
+    }
     subject.names.host(&facts.service.clone().unwrap_or_else(|| subject.names.primary()))
 }
 

@@ -8,6 +8,7 @@ mod enable;
 mod environment;
 mod preflight;
 mod replica;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ pub use draft::{Draft, conditions, merge};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,6 +50,8 @@ pub enum Kind {
     Job,
     /// A replica and its pod.
     StatefulSet,
+    /// The Secret with the key file.
+    Secret,
 }
 
 /// One step. Executing it twice is harmless.
@@ -66,6 +69,24 @@ pub enum Step<S> {
     Apply(Object),
     /// Delete an object of ours.
     Delete(Kind, String),
+    /// Make the Secret with the key file, if it does not exist: what is in it is never replaced.
+    CreateKey(Box<Secret>),
+    /// Apply our fields of the source's StatefulSet: it restarts.
+    ChangeSource {
+        /// What it gets, in words.
+        what: String,
+        /// Our fields, as they are applied.
+        patch: serde_json::Value,
+    },
+    /// Give up our fields of the source's StatefulSet, which then is as it was before: it restarts.
+    RestoreSource {
+        /// Its name.
+        stateful_set: String,
+        /// The fields that have to be put back.
+        patch: serde_json::Value,
+    },
+    /// Take our name off the fields of the source's StatefulSet that were put back: whoever applies them next is in nobody's way.
+    DisownSource(String),
     /// Keep a volume: it no longer counts as ours.
     Keep(String),
     /// Ask for a larger volume. Where the cluster can't, it is said, and no other step waits for it.
@@ -122,9 +143,14 @@ impl<S: fmt::Display> fmt::Display for Step<S> {
                     Kind::Service => "Service",
                     Kind::Job => "Job",
                     Kind::StatefulSet => "StatefulSet",
+                    Kind::Secret => "Secret",
                 };
                 write!(f, "delete {kind} {name}")
             }
+            Self::CreateKey(secret) => write!(f, "make Secret {} with a key file", secret.metadata.name.as_deref().unwrap_or_default()),
+            Self::ChangeSource { what, .. } => write!(f, "{what}: the source restarts"),
+            Self::RestoreSource { stateful_set, .. } => write!(f, "put StatefulSet {stateful_set} back as it was: the source restarts"),
+            Self::DisownSource(stateful_set) => write!(f, "give up the ownership of fields of StatefulSet {stateful_set}"),
             Self::Keep(name) => write!(f, "keep PersistentVolumeClaim {name}"),
             Self::Grow { claim, size } => write!(f, "grow PersistentVolumeClaim {claim} to {}", size.0),
             Self::Serve { pod, serving: true } => write!(f, "let clients read from Pod {pod}"),
@@ -142,6 +168,8 @@ pub mod again {
     use super::Duration;
     /// Steps were executed: what they led to is seen at once.
     pub const NEXT: Duration = Duration::from_millis(100);
+    /// The source restarts, and its clients wait.
+    pub const RESTART: Duration = Duration::from_millis(250);
     /// Something is about to change: a server starts, a mark arrives.
     pub const SOON: Duration = Duration::from_millis(500);
     /// A copy is running.

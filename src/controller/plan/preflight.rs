@@ -77,6 +77,7 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
         found.extend(E::preflight(server, wanted));
         found.extend(room(subject, facts));
     }
+    found.extend(super::source::preflight::<E>(subject));
     found.extend(subject.environment.iter().filter(|(object, _)| matches!(facts.config_maps.get(&object.name), Some(None))).map(|(object, _)| {
         Finding::new(
             "ConfigMapNotFound",

@@ -1,5 +1,6 @@
 //! One replica: where it stands, from what is, and what comes next for it.
 
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Draft, Facts, Kind, Object, Step, Subject, backup};
@@ -94,6 +95,10 @@ pub fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSu
 }
 
 fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32, replica: &ReplicaSummary) -> State {
+    let proven = before.is_some_and(|before| before.proven_at.is_some());
+    if replica.leads {
+        return if proven { State::InSync } else { State::NotReplicating("the servers elected it before it had shown that it holds everything".to_owned()) };
+    }
     if !replica.read_only {
         return State::Writable;
     }
@@ -113,10 +118,9 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     if let Some(trouble) = &replica.trouble {
         return State::NotReplicating(trouble.clone());
     }
-    if !server.position.reaches(&replica.applied) {
+    if server.position.partial_cmp(&replica.applied).is_none() {
         return State::NotReplicating("it follows another history than the source's".to_owned());
     }
-    let proven = before.is_some_and(|before| before.proven_at.is_some());
     let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied.reaches(mark));
     if proven || arrived { State::InSync } else { State::CatchingUp }
 }
@@ -185,23 +189,32 @@ pub fn seed<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E:
     draft.steps.push(Step::Apply(Object::Job(Box::new(build_restore_job(request, number, &claim)))));
 }
 
+/// Plans a Service, wherever it differs from what was applied last.
+fn serve<S>(own: &crate::controller::facts::Own, draft: &mut Draft<S>, service: Service) {
+    let name = service.metadata.name.clone().unwrap_or_default();
+    let planned = draft.steps.iter().any(|step| matches!(step, Step::Apply(Object::Service(planned)) if planned.metadata.name.as_ref() == Some(&name)));
+    let digest = crate::controller::digest(&service);
+    let current = own.services.get(&name).is_some_and(|applied| applied.digest.as_ref() == Some(&digest) || applied.deleting);
+    if !current && !planned {
+        draft.steps.push(Step::Apply(Object::Service(Box::new(service))));
+    }
+}
+
+/// Plans that the Service of the primary leads to who takes the writes: the source, or the replica that the servers elected.
+pub fn lead<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, leader: Option<u32>) {
+    serve(&facts.own, draft, build_primary_service(&subject.names, &subject.owner, subject.source(), leader, subject.port));
+}
+
 /// Plans StatefulSet and Services of a replica, wherever they differ from what was applied last.
 pub fn run<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, number: u32) {
     let names = &subject.names;
     let own = &facts.own;
     let recorded = draft.status.replicas.iter().find(|entry| entry.name == names.replica(number)).and_then(|entry| entry.claim.clone());
     let Some(claim) = own.replica_claim(recorded.as_deref(), number) else { return };
-    for service in [
-        build_primary_service(names, &subject.owner, subject.source(), subject.port),
-        build_replicas_service(names, &subject.owner, subject.port),
-        build_replica_service(names, &subject.owner, number, subject.port),
-    ] {
-        let name = service.metadata.name.clone().unwrap_or_default();
-        let planned = draft.steps.iter().any(|step| matches!(step, Step::Apply(Object::Service(planned)) if planned.metadata.name.as_ref() == Some(&name)));
-        if !own.services.contains_key(&name) && !planned {
-            draft.steps.push(Step::Apply(Object::Service(Box::new(service))));
-        }
-    }
+    let member = !E::source_arguments(&names.identity).is_empty();
+    lead(subject, facts, draft, facts.leader());
+    serve(own, draft, build_replicas_service(names, &subject.owner, subject.port));
+    serve(own, draft, build_replica_service(names, &subject.owner, number, subject.port, member));
     let mut shape = request.workload.shape.clone();
     E::adapt_replica(&mut shape.container, &shape.data_directory);
     let workload = Workload { shape: &shape, ..request.workload };

@@ -102,6 +102,8 @@ impl Engine for MySql {
             data_directory: facts.data_directory.clone(),
             // Its process can't be asked: LOAD_FILE reads below secure_file_priv only.
             owner: None,
+            leads: true,
+            adapted: false,
             access: facts.user_exists && facts.user_access,
             position: facts.position.clone(),
             oldest_for_seed: facts.purged.clone(),
@@ -152,6 +154,18 @@ impl Engine for MySql {
     }
 
     /// Nothing is held for a replica: binary logs expire as they did before.
+    fn source_arguments(_identity: &Identity) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn needs_key(_facts: &SourceFacts) -> bool {
+        false
+    }
+
+    fn plan_leave(_facts: &SourceFacts, _identity: &Identity, _remaining: &[u32]) -> Vec<Step> {
+        Vec::new()
+    }
+
     fn plan_release(_facts: &SourceFacts, _identity: &Identity, _number: u32) -> Vec<Step> {
         Vec::new()
     }
@@ -207,10 +221,7 @@ impl Engine for MySql {
     }
 
     fn format_position(position: &Position) -> String {
-        match position {
-            Position::Bytes(bytes) | Position::Offset { bytes, .. } => bytes.to_string(),
-            Position::Transactions(set) => set.text(),
-        }
+        position.plain()
     }
 
     fn parse_position(text: &str) -> Option<Position> {
@@ -237,7 +248,7 @@ mod tests {
     }
 
     fn wanted() -> WantedSource {
-        WantedSource { identity: identity(), replicas: vec![1], retention_limit: 0, prove_login: true }
+        WantedSource { replicas: vec![1], ..WantedSource::new(identity()) }
     }
 
     /// The facts that a step leads to: a model of the server, for walking plans to their end.

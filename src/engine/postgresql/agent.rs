@@ -29,6 +29,7 @@ struct WalRange {
 impl Tools for PostgreSql {
     /// The log that is written meanwhile, in segments of 16 MiB by default.
     const BACKUP_EXTRA: u64 = 32 << 20;
+    const SEEDS: bool = true;
 
     async fn fill(request: &Backup, mut session: PostgreSqlSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let version = session.observe_source(Some(&request.identity)).await?.version;

@@ -130,6 +130,8 @@ impl Engine for PostgreSql {
             major_version: facts.version_num / 10_000,
             data_directory: facts.data_directory.clone(),
             owner: Some(facts.owner),
+            leads: true,
+            adapted: false,
             access: facts.role_exists && facts.role_has_password,
             position: facts.position.clone(),
             oldest_for_seed: facts.oldest_wal.clone(),
@@ -247,6 +249,18 @@ impl Engine for PostgreSql {
         steps
     }
 
+    fn source_arguments(_identity: &Identity) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn needs_key(_facts: &SourceFacts) -> bool {
+        false
+    }
+
+    fn plan_leave(_facts: &SourceFacts, _identity: &Identity, _remaining: &[u32]) -> Vec<Step> {
+        Vec::new()
+    }
+
     fn plan_release(facts: &SourceFacts, identity: &Identity, number: u32) -> Vec<Step> {
         facts.slots.iter().filter(|slot| slot.number == number).map(|_| Step::DropSlot { slot: identity.slot(number) }).collect()
     }
@@ -310,8 +324,8 @@ impl Engine for PostgreSql {
 
     fn format_position(position: &Position) -> String {
         match position {
-            Position::Bytes(bytes) | Position::Offset { bytes, .. } => format!("{:X}/{:X}", bytes >> 32, bytes & 0xFFFF_FFFF),
-            Position::Transactions(set) => set.text(),
+            Position::Bytes(bytes) => format!("{:X}/{:X}", bytes >> 32, bytes & 0xFFFF_FFFF),
+            other => other.plain(),
         }
     }
 
@@ -350,7 +364,7 @@ mod tests {
     }
 
     fn wanted(replicas: &[u32]) -> WantedSource {
-        WantedSource { identity: identity(), replicas: replicas.to_vec(), retention_limit: 512 * MIB, prove_login: true }
+        WantedSource { replicas: replicas.to_vec(), retention_limit: 512 * MIB, ..WantedSource::new(identity()) }
     }
 
     /// The facts that a step leads to: a model of the server, for walking plans to their end.

@@ -23,6 +23,7 @@ const SAVE: &str = "save \"\"\nsave 3600 1 300 100 60 10000\n";
 impl Tools for Redis {
     /// A list of users.
     const BACKUP_EXTRA: u64 = 1 << 20;
+    const SEEDS: bool = true;
 
     async fn fill(request: &Backup, mut session: RedisSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let facts = session.observe_source(Some(&request.identity)).await?;

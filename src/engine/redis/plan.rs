@@ -96,6 +96,8 @@ impl Engine for Redis {
             data_directory: facts.data_directory.clone(),
             // No command tells; of the official image it is 999, on Alpine with another group, which its entrypoint does not mind.
             owner: None,
+            leads: true,
+            adapted: false,
             access: facts.role.is_some_and(|role| role.may_replicate && role.has_password),
             position: position(&facts.history, facts.offset),
             oldest_for_seed: position(&facts.history, oldest),
@@ -192,6 +194,18 @@ impl Engine for Redis {
         steps
     }
 
+    fn source_arguments(_identity: &Identity) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn needs_key(_facts: &SourceFacts) -> bool {
+        false
+    }
+
+    fn plan_leave(_facts: &SourceFacts, _identity: &Identity, _remaining: &[u32]) -> Vec<Step> {
+        Vec::new()
+    }
+
     fn plan_release(_: &SourceFacts, _: &Identity, _: u32) -> Vec<Step> {
         Vec::new()
     }
@@ -221,11 +235,7 @@ impl Engine for Redis {
     }
 
     fn format_position(position: &Position) -> String {
-        match position {
-            Position::Offset { history, bytes } => format!("{history}:{bytes}"),
-            Position::Bytes(bytes) => bytes.to_string(),
-            Position::Transactions(set) => set.text(),
-        }
+        position.plain()
     }
 
     fn parse_position(text: &str) -> Option<Position> {
@@ -247,7 +257,7 @@ mod tests {
     }
 
     fn wanted() -> WantedSource {
-        WantedSource { identity: identity(), replicas: vec![1, 2], retention_limit: 0, prove_login: true }
+        WantedSource { replicas: vec![1, 2], ..WantedSource::new(identity()) }
     }
 
     fn defaults() -> SourceFacts {

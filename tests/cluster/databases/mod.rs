@@ -1,9 +1,12 @@
 //! Each engine as the scenarios see it: a source with the official image's defaults, a client, and everything that must be as before afterwards.
 
+mod mongodb;
 mod mysql;
 mod postgresql;
 mod redis;
 
+#[allow(unused_imports, reason = "its scenarios come next")]
+pub use mongodb::MongoDb;
 pub use mysql::MySql;
 pub use postgresql::{PostgreSql, query};
 pub use redis::Redis;

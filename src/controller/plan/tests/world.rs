@@ -126,7 +126,7 @@ impl World {
             .map(|number| {
                 let held = self.source.slots.iter().any(|slot| slot.number == number && slot.wal_status == "reserved");
                 let applied = self.source.position.clone();
-                let well = ReplicaSummary { read_only: true, streaming: held, applied: applied.clone(), received: applied, trouble: None };
+                let well = ReplicaSummary { read_only: true, leads: false, streaming: held, applied: applied.clone(), received: applied, trouble: None };
                 (number, Server::Up(self.replica.clone().unwrap_or(well)))
             })
             .collect();
@@ -147,6 +147,7 @@ impl World {
             claim: Some((20 * GIB, None)),
             config_maps: BTreeMap::from([("shop-env".to_owned(), self.config_maps.get("shop-env").cloned())]),
             service: Some("orders-db".into()),
+            key: false,
             rival: None,
             taken: self.taken.clone(),
             data_bytes: Ok(self.data_bytes),
@@ -189,7 +190,8 @@ impl World {
                 self.own.claims.insert(name, Applied { bytes, ..applied(number(&claim.metadata.labels), None) });
             }
             Step::Apply(Object::Service(service)) => {
-                self.own.services.insert(service.metadata.name.clone().unwrap(), applied(number(&service.metadata.labels), None));
+                let digest = Some(crate::controller::digest(&**service));
+                self.own.services.insert(service.metadata.name.clone().unwrap(), applied(number(&service.metadata.labels), digest));
             }
             Step::Apply(Object::Job(job)) => {
                 let name = job.metadata.name.clone().unwrap();
@@ -209,6 +211,9 @@ impl World {
                 }
             }
             Step::Delete(Kind::Service, name) => drop(self.own.services.remove(name)),
+            Step::Delete(Kind::Secret, _) | Step::CreateKey(_) | Step::ChangeSource { .. } | Step::RestoreSource { .. } | Step::DisownSource(_) => {
+                panic!("this engine's source is left as it is")
+            }
             Step::Delete(Kind::Job, name) => drop(self.own.jobs.remove(name)),
             Step::Delete(Kind::StatefulSet, name) => drop(self.own.stateful_sets.remove(name)),
             Step::Keep(name) => {
@@ -408,5 +413,5 @@ pub fn world_with_replica(summary: ReplicaSummary) -> World {
 
 /// What a replica's server says that is nearly in step.
 pub fn streaming() -> ReplicaSummary {
-    ReplicaSummary { read_only: true, streaming: true, applied: Position::Bytes(900), received: Position::Bytes(900), trouble: None }
+    ReplicaSummary { read_only: true, leads: false, streaming: true, applied: Position::Bytes(900), received: Position::Bytes(900), trouble: None }
 }

@@ -30,6 +30,7 @@ const STALLED: Duration = Duration::from_mins(15);
 impl Tools for MySql {
     /// The server that receives the copy has a data directory of its own, and the log that is written meanwhile comes along.
     const BACKUP_EXTRA: u64 = 256 << 20;
+    const SEEDS: bool = true;
 
     async fn fill(request: &Backup, mut session: MySqlSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let mut facts = session.observe_source(Some(&request.identity)).await?;

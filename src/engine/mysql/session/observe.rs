@@ -197,6 +197,7 @@ pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, Sessi
     let executed = row.word("executed");
     Ok(ReplicaSummary {
         read_only: row.yes("read_only"),
+        leads: false,
         streaming: receiver == "ON" && applier == "ON",
         applied: position(doing, &executed)?,
         // What was applied counts as received: what was restored has never been received.

@@ -205,6 +205,7 @@ pub async fn replica(session: &mut PostgreSqlSession) -> Result<ReplicaSummary, 
     let paused = "recovery has paused: a setting of the source is higher than here, or somebody paused it (pg_wal_replay_resume() goes on)";
     Ok(ReplicaSummary {
         read_only: row.yes("recovery"),
+        leads: false,
         streaming: row.yes("streaming"),
         applied: Position::Bytes(row.number("applied")),
         received: Position::Bytes(row.number("received")),

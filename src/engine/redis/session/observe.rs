@@ -146,6 +146,7 @@ fn replica_summary(info: &Info) -> ReplicaSummary {
     let at = |key: &str| Position::Offset { history: history.to_owned(), bytes: info.number(key) };
     ReplicaSummary {
         read_only: info.yes("slave_read_only"),
+        leads: false,
         streaming: info.word("master_link_status") == "up",
         applied: at("slave_repl_offset"),
         received: at("slave_read_repl_offset"),
@@ -196,7 +197,7 @@ mod tests {
         let common = "role:slave\r\nslave_read_only:1\r\nmaster_replid:a\r\nslave_repl_offset:7\r\nslave_read_repl_offset:8\r\n";
         let at = |bytes| Position::Offset { history: "a".into(), bytes };
         let up = of(&format!("{common}master_link_status:up\r\nmaster_sync_in_progress:0\r\n"));
-        assert_eq!(up, ReplicaSummary { read_only: true, streaming: true, applied: at(7), received: at(8), trouble: None });
+        assert_eq!(up, ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at(7), received: at(8), trouble: None });
         let copying =
             of(&format!("{common}master_link_status:down\r\nmaster_sync_in_progress:1\r\nmaster_sync_total_bytes:100\r\nmaster_sync_read_bytes:47\r\n"));
         assert_eq!((copying.streaming, copying.trouble.as_deref()), (false, Some("it copies everything anew from the source (full resynchronisation, 40 %)")));

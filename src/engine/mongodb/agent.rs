@@ -1,0 +1,56 @@
+//! Backup with `mongodump`, and a volume for a member, which copies everything from the source by itself.
+
+use std::fs;
+use std::path::Path;
+
+use super::{MongoDb, MongoSession, dump};
+use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, endpoint, tool, write_durably};
+use crate::engine::{Engine, Session};
+
+/// The entrypoint of the official image takes a directory with this in it for one that has been set up before: it makes no user of its own then, in a server
+/// that is to get everything from the source.
+const IN_USE: &str = "journal";
+/// Beside the data of a backup: what `sha256sum --check` takes.
+const LIST: &str = "SHA256SUMS";
+
+impl Tools for MongoDb {
+    const BACKUP_EXTRA: u64 = 64 << 20;
+    const SEEDS: bool = false;
+
+    async fn fill(request: &Backup, mut session: MongoSession, _password: &str, partial: &Path) -> Result<Filled, AgentError> {
+        let facts = session.observe_source(Some(&request.identity)).await?;
+        let before = session.write_mark().await?;
+        drop(session);
+        let administrator = endpoint::<Self>(request)?;
+        let data = partial.join("data");
+        let (port, out) = (request.port.to_string(), data.to_string_lossy().into_owned());
+        let mut arguments = vec!["--host", &request.host, "--port", &port, "--oplog", "--out", &out];
+        // A password as an argument could be seen by others; in this file, which is gone afterwards, it is a YAML string (manual, "mongodump --config").
+        let secret = partial.join("login.yaml");
+        let file = secret.to_string_lossy().into_owned();
+        if !administrator.password.is_empty() {
+            let quoted = serde_json::to_string(&administrator.password).map_err(|error| AgentError::Refused(error.to_string()))?;
+            write_durably(&secret, 0o600, format!("password: {quoted}\n").as_bytes())?;
+            arguments.extend(["--config", &file, "--username", &administrator.username, "--authenticationDatabase", &administrator.database]);
+        }
+        let dumped = tool::run(None, "mongodump", &arguments).await;
+        if secret.exists() {
+            fs::remove_file(&secret).map_err(AgentError::file("removing", &secret))?;
+        }
+        dumped?;
+        let found = dump::verify(&data).map_err(AgentError::file("verifying", &data))?;
+        write_durably(&partial.join(LIST), 0o600, found.list.as_bytes())?;
+        let position = found.until.map_or(before, |(seconds, increment)| crate::engine::Position::Timestamp { seconds, increment });
+        Ok(Filled { version: facts.version, position: Self::format_position(&position), checksum: checksum(found.list.as_bytes()) })
+    }
+
+    async fn become_replica(request: &Restore, _manifest: &Manifest) -> Result<(), AgentError> {
+        let directory = request.data_directory.join(IN_USE);
+        fs::create_dir_all(&directory).map_err(AgentError::file("making", &directory))
+    }
+
+    fn guard(_data: &Path) -> Result<(), AgentError> {
+        // A member takes writes only when the others elect it, and those elect nobody who lacks what they have.
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! Which steps lead a MongoDB source from what is to what is wanted. Pure.
+
+use k8s_openapi::api::core::v1::Container;
+use std::fmt;
+
+use super::{Member, MongoSession, SourceFacts, Standing, command};
+use crate::api::Change;
+use crate::engine::{Engine, Finding, Identity, Position, SourceSummary, WantedSource};
+use crate::resources::{KEY_FILE, Shape};
+
+/// MongoDB 6 and later.
+#[derive(Debug, Clone, Copy)]
+pub struct MongoDb;
+
+/// One step on a source; each may be repeated without harm. What changes the configuration waits, without failing, for the change before to reach the
+/// majority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// `replSetInitiate` with the source as the only member, which is preferred as the primary.
+    Initiate {
+        /// Name of the set.
+        set: String,
+        /// The source as the other members reach it.
+        host: String,
+    },
+    /// A member without a vote, which can't become the primary.
+    Add {
+        /// Its number.
+        id: u32,
+        /// `host:port`.
+        host: String,
+    },
+    /// The member gets a vote, and may become the primary.
+    Raise {
+        /// Its number.
+        id: u32,
+    },
+    /// The member loses its vote.
+    Lower {
+        /// Its number.
+        id: u32,
+    },
+    /// The member leaves.
+    Remove {
+        /// Its number.
+        id: u32,
+    },
+    /// The source alone is the set, by force: where the other members are gone, and with them the majority.
+    Reclaim,
+    /// The configuration as it is, by force: a server that did not find itself in it after a restart looks again.
+    LookAgain,
+    /// Drops the database `local` of a stand-alone server, with what a replica set left in it. Where there is a login, a role of our own allows that for a
+    /// moment: no built-in one does.
+    ClearLocal {
+        /// Name of the role.
+        role: String,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initiate { set, host } => write!(f, "initiate the replica set {set} with the source, as {host}"),
+            Self::Add { id, host } => write!(f, "add member {id}, {host}, without a vote"),
+            Self::Raise { id } => write!(f, "give member {id} a vote"),
+            Self::Lower { id } => write!(f, "take the vote of member {id}"),
+            Self::Remove { id } => write!(f, "remove member {id}"),
+            Self::Reclaim => write!(f, "make the source the only member, by force"),
+            Self::LookAgain => write!(f, "let the source look for itself among the members"),
+            Self::ClearLocal { role } => write!(f, "drop the database local, which the replica set has left (as the temporary role {role})"),
+        }
+    }
+}
+
+fn number(version: &str) -> u32 {
+    version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
+}
+
+fn position((seconds, increment): (u32, u32)) -> Position {
+    if seconds == 0 { Position::default() } else { Position::Timestamp { seconds, increment } }
+}
+
+impl SourceFacts {
+    /// It runs as a member of the set of this enabling.
+    fn is_ours(&self, identity: &Identity) -> bool {
+        self.set_name.as_deref() == Some(&identity.role())
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.id != 0)
+    }
+
+    /// Votes that members beside the source are to have: always an even number of them, so that the set has an odd number of voters; and only of those that
+    /// have everything, so that no majority needs one that still copies.
+    fn voters(&self, proven: &[u32]) -> Vec<u32> {
+        let ready = |member: &&Member| proven.contains(&member.id) && (member.votes || matches!(member.state.as_str(), "SECONDARY" | "PRIMARY"));
+        let mut ready: Vec<u32> = self.others().filter(ready).map(|member| member.id).collect();
+        ready.sort_unstable();
+        ready.truncate(ready.len() / 2 * 2);
+        ready
+    }
+}
+
+impl Engine for MongoDb {
+    type SourceFacts = SourceFacts;
+    type Step = Step;
+    type Session = MongoSession;
+
+    const NAME: &'static str = "MongoDB";
+    const PORT: u16 = 27017;
+    const DATABASE: &'static str = "admin";
+    const ADMINISTRATOR: &'static str = "root";
+    const PREFIX: &'static str = "MONGODB";
+    const RESTORE_NEEDS_DATABASE: bool = false;
+
+    fn summary(facts: &SourceFacts) -> SourceSummary {
+        SourceSummary {
+            version: facts.version.clone(),
+            // A stand-alone server has no name of its own.
+            system: String::new(),
+            major_version: number(&facts.version),
+            data_directory: facts.data_directory.clone(),
+            owner: None,
+            leads: matches!(facts.standing, Standing::Standalone | Standing::Primary),
+            adapted: facts.standing != Standing::Standalone,
+            // Members trust each other by the key file; there is no user of ours.
+            access: true,
+            position: position(facts.applied),
+            // Members copy everything from the source: any backup will do.
+            oldest_for_seed: Position::default(),
+            oldest_for_replica: position(facts.oldest),
+            backup_progress: None,
+            held: Vec::new(),
+        }
+    }
+
+    fn preflight(facts: &SourceFacts, wanted: &WantedSource) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if !facts.version.is_empty() && number(&facts.version) < 6 {
+            found.push(Finding::new(
+                "VersionTooOld",
+                format!("the server is MongoDB {}, and what is used here exists from 6.0 on", facts.version),
+                "upgrade the source to MongoDB 6.0 or later",
+            ));
+        }
+        if facts.sharded {
+            found.push(Finding::new(
+                "ClusterEnabled",
+                "the source is a part of a sharded cluster",
+                "name a stand-alone server: the members of a shard are added with rs.add",
+            ));
+        } else if let Some(set) = facts.set_name.as_ref().filter(|_| !facts.is_ours(&wanted.identity)) {
+            found.push(Finding::new(
+                "SourceIsReplica",
+                format!("the source already runs as a member of the replica set {set}"),
+                "add members to that set with rs.add, or start the source without --replSet (replication.replSetName)",
+            ));
+        } else if facts.leftovers {
+            found.push(Finding::new(
+                "SourceIsReplica",
+                "the source's database local holds the configuration of a replica set that it was a member of",
+                "start it with its --replSet again, or drop the database local (the data is in other databases)",
+            ));
+        }
+        if !facts.storage_engine.is_empty() && facts.storage_engine != "wiredTiger" {
+            found.push(Finding::new(
+                "NoPersistence",
+                format!("the source's storage engine is {}", facts.storage_engine),
+                "keep the data in wiredTiger, which is the default",
+            ));
+        }
+        if !facts.forbidden.is_empty() {
+            found.push(Finding::new(
+                "NotPermitted",
+                format!("user {} may not: {}", facts.user, facts.forbidden.join(", ")),
+                "let source.credentials name a user with the role root",
+            ));
+        }
+        found
+    }
+
+    fn preflight_shape(shape: &Shape) -> Vec<Finding> {
+        command::preflight(shape)
+    }
+
+    fn adapt_replica(_container: &mut Container, _data_directory: &str) {
+        // The template that it is made from has the arguments of a member already.
+    }
+
+    fn source_arguments(identity: &Identity) -> Vec<String> {
+        vec!["--replSet".to_owned(), identity.role()]
+    }
+
+    fn needs_key(facts: &SourceFacts) -> bool {
+        // With a key file of its own the replicas, made from the same template, have it too.
+        facts.authorization && facts.key_file.as_deref().is_none_or(|file| file == KEY_FILE)
+    }
+
+    fn expected_disruption(facts: &SourceFacts) -> String {
+        let key = if Self::needs_key(facts) { ", with a key file" } else { "" };
+        format!(
+            "one restart of the source as a replica set of one member{key}: its clients can't write until its pod is back and the set is initiated, at most 20 s where its image is on the node; and one more restart when the replicas go. Clients outside the cluster that discover the members need to resolve their names, or connect with directConnection=true"
+        )
+    }
+
+    fn plan_enable(facts: &SourceFacts, wanted: &WantedSource) -> Vec<Step> {
+        if !facts.is_ours(&wanted.identity) {
+            return Vec::new();
+        }
+        let host = wanted.hosts.get(&0).cloned().unwrap_or_default();
+        match facts.standing {
+            // A server that lost its data gets it from the others, once they have a majority without it: it is not made the first of a new set.
+            Standing::Uninitiated if wanted.prove_login => return vec![Step::Initiate { set: wanted.identity.role(), host }],
+            Standing::Removed => return vec![Step::LookAgain],
+            Standing::Primary => {}
+            _ => return Vec::new(),
+        }
+        let voters = facts.voters(&wanted.proven);
+        let mut steps: Vec<Step> =
+            facts.others().filter(|member| member.votes && !voters.contains(&member.id)).map(|member| Step::Lower { id: member.id }).collect();
+        for number in wanted.started.iter().filter(|number| !facts.others().any(|member| member.id == **number)) {
+            steps.extend(wanted.hosts.get(number).map(|host| Step::Add { id: *number, host: host.clone() }));
+        }
+        steps.extend(facts.others().filter(|member| !member.votes && voters.contains(&member.id)).map(|member| Step::Raise { id: member.id }));
+        steps
+    }
+
+    fn plan_leave(facts: &SourceFacts, identity: &Identity, remaining: &[u32]) -> Vec<Step> {
+        if !facts.is_ours(identity) || facts.standing != Standing::Primary {
+            return Vec::new();
+        }
+        let leaving = |member: &&Member| !remaining.contains(&member.id);
+        let lowered = facts.others().filter(leaving).filter(|member| member.votes).map(|member| Step::Lower { id: member.id });
+        lowered.chain(facts.others().filter(leaving).map(|member| Step::Remove { id: member.id })).collect()
+    }
+
+    fn plan_disable(facts: &SourceFacts, identity: &Identity, recorded: &[Change]) -> Vec<Step> {
+        match facts.standing {
+            // Its changes are its owner's, where none of ours is on record.
+            Standing::Standalone if (facts.leftovers && !recorded.is_empty()) || facts.role => vec![Step::ClearLocal { role: identity.role() }],
+            Standing::Primary => Self::plan_leave(facts, identity, &[]),
+            Standing::Secondary | Standing::Removed if facts.is_ours(identity) => vec![Step::Reclaim],
+            _ => Vec::new(),
+        }
+    }
+
+    fn plan_release(_: &SourceFacts, _: &Identity, _: u32) -> Vec<Step> {
+        Vec::new()
+    }
+
+    fn undo_by_hand(identity: &Identity, _: &[Change]) -> String {
+        format!(
+            "kubectl edit statefulset: take --replSet {} and --keyFile {KEY_FILE} out of the arguments, and what is called understudy-… out of volumes and init containers; \
+             then, on the stand-alone server: use local; db.dropDatabase() (with a login it takes a role with the action dropDatabase on that database)",
+            identity.role()
+        )
+    }
+
+    fn record(_: &SourceFacts, step: &Step) -> Option<Change> {
+        match step {
+            Step::Initiate { set, host } => {
+                Some(Change { what: "database local".to_owned(), before: None, after: format!("configuration of replica set {set}, {host}") })
+            }
+            _ => None,
+        }
+    }
+
+    fn format_position(position: &Position) -> String {
+        position.plain()
+    }
+
+    fn parse_position(text: &str) -> Option<Position> {
+        let (seconds, increment) = text.split_once(':')?;
+        Some(Position::Timestamp { seconds: seconds.parse().ok()?, increment: increment.parse().ok()? })
+    }
+}

@@ -1,0 +1,203 @@
+//! What the source's own StatefulSet gets while it has replicas, where its server needs it: a few arguments, and a key file. Nothing else of it is touched.
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, KeyToPath, Secret, SecretVolumeSource, Volume, VolumeMount};
+use rand::Rng;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use super::jobs::{restricted, small};
+use super::{Names, Workload, meta};
+
+/// Directory of the key file in the database's container.
+const KEY_DIRECTORY: &str = "/run/understudy/key";
+/// The key file in the database's container.
+pub const KEY_FILE: &str = "/run/understudy/key/key";
+/// Where the init container finds it in the Secret.
+const SECRET: &str = "/run/understudy/secret";
+/// Key of the Secret.
+const KEY: &str = "key";
+
+/// The container of a source that runs with these arguments.
+#[must_use]
+pub fn container_with<'a>(stateful_set: &'a StatefulSet, arguments: &[String]) -> Option<&'a Container> {
+    if arguments.is_empty() {
+        return None;
+    }
+    let containers = &stateful_set.spec.as_ref()?.template.spec.as_ref()?.containers;
+    containers
+        .iter()
+        .find(|container| container.args.iter().flatten().collect::<Vec<_>>().windows(arguments.len()).any(|words| words.iter().copied().eq(arguments)))
+}
+
+/// The arguments without ours.
+fn without(arguments: &[String], ours: &[Vec<String>]) -> Vec<String> {
+    let mut left = arguments.to_vec();
+    for words in ours {
+        if let Some(at) = left.windows(words.len()).position(|found| found == words.as_slice()) {
+            left.drain(at..at + words.len());
+        }
+    }
+    left
+}
+
+fn key_arguments() -> Vec<String> {
+    vec!["--keyFile".to_owned(), KEY_FILE.to_owned()]
+}
+
+/// The init container that copies the key file from the Secret to where only the server's user can read it: a mounted Secret belongs to root, and with an
+/// `fsGroup` its group may read it, which the server refuses. It runs the database's image, so that the source can start without ours.
+fn key_container(workload: &Workload<'_>) -> Container {
+    let to = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    let from = format!("{SECRET}/{KEY}");
+    Container {
+        name: "understudy-key".to_owned(),
+        image: workload.shape.container.image.clone(),
+        image_pull_policy: workload.shape.container.image_pull_policy.clone(),
+        command: Some(["install", "-m", "0400", &from, KEY_FILE].map(str::to_owned).to_vec()),
+        volume_mounts: Some(vec![to("understudy-secret", SECRET, true), to("understudy-key", KEY_DIRECTORY, false)]),
+        security_context: Some(restricted(workload.user)),
+        resources: Some(small()),
+        ..Container::default()
+    }
+}
+
+fn key_volumes(names: &Names) -> [Volume; 2] {
+    let items = vec![KeyToPath { key: KEY.to_owned(), path: KEY.to_owned(), mode: None }];
+    // Mounted by the init container alone, which runs as the server's user.
+    let secret = SecretVolumeSource { secret_name: Some(names.key()), items: Some(items), default_mode: Some(0o444), ..SecretVolumeSource::default() };
+    let memory = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..EmptyDirVolumeSource::default() };
+    [
+        Volume { name: "understudy-secret".to_owned(), secret: Some(secret), ..Volume::default() },
+        Volume { name: "understudy-key".to_owned(), empty_dir: Some(memory), ..Volume::default() },
+    ]
+}
+
+/// The Secret with the key file. It has no owner: a source that still names it could not start without it.
+#[must_use]
+pub fn build_key(names: &Names) -> Secret {
+    let mut bytes = [0_u8; 384];
+    rand::rng().fill(&mut bytes[..]);
+    Secret {
+        metadata: meta(names.key(), names, names.labels("key", None), None),
+        immutable: Some(true),
+        // Hexadecimal digits are base64 too, which is what a key file may hold, up to 1024 of them (manual, "Keyfiles").
+        data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(hex::encode(bytes).into_bytes()))])),
+        ..Secret::default()
+    }
+}
+
+fn patch(name: &str, uid: Option<&str>, pod: &Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name, "uid": uid}, "spec": {"template": {"spec": pod}}})
+}
+
+/// What is applied to the source's StatefulSet: the fields that are ours, and no others.
+#[must_use]
+pub fn build_source_change(workload: &Workload<'_>, stateful_set: &StatefulSet, arguments: &[String], key: bool) -> Value {
+    let container = &workload.shape.container;
+    let mut args = container.args.clone().unwrap_or_default();
+    args.extend_from_slice(arguments);
+    let mut ours = json!({"name": container.name, "args": args});
+    let mut pod = json!({});
+    if key {
+        args.extend(key_arguments());
+        ours["args"] = json!(args);
+        ours["volumeMounts"] = json!([{"name": "understudy-key", "mountPath": KEY_DIRECTORY, "readOnly": true}]);
+        pod["initContainers"] = json!([key_container(workload)]);
+        pod["volumes"] = json!(key_volumes(workload.names));
+    }
+    pod["containers"] = json!([ours]);
+    patch(workload.source, stateful_set.metadata.uid.as_deref(), &pod)
+}
+
+/// What is applied to take all of it back: the arguments as they were, and nothing of ours. None where nothing of ours is on it.
+#[must_use]
+pub fn build_source_as_before(stateful_set: &StatefulSet, arguments: &[String]) -> Option<Value> {
+    let container = container_with(stateful_set, arguments)?;
+    let left = without(container.args.as_deref().unwrap_or_default(), &[arguments.to_vec(), key_arguments()]);
+    let pod = if left.is_empty() { json!({}) } else { json!({"containers": [{"name": container.name, "args": left}]}) };
+    Some(patch(stateful_set.metadata.name.as_deref()?, stateful_set.metadata.uid.as_deref(), &pod))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Identity;
+    use crate::resources::inspect;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+    fn names() -> Names {
+        Names { namespace: "shop".into(), name: "orders".into(), identity: Identity::parse("k3x9q2ab").unwrap() }
+    }
+
+    fn source(args: &Value) -> StatefulSet {
+        let container = json!({"name": "db", "image": "mongo:6.0", "args": args, "volumeMounts": [{"name": "data", "mountPath": "/data/db"}]});
+        let template = json!({"spec": {"containers": [{"name": "exporter"}, container]}});
+        serde_json::from_value(json!({"metadata": {"name": "orders-db", "uid": "u"}, "spec": {"selector": {}, "serviceName": "x", "template": template}}))
+            .unwrap()
+    }
+
+    fn ours() -> Vec<String> {
+        ["--replSet", "understudy_k3x9q2ab"].map(str::to_owned).to_vec()
+    }
+
+    fn change(args: &Value, key: bool) -> Value {
+        let stateful_set = source(args);
+        let shape = inspect(&stateful_set, Some("db"), 27017, "/data/db").unwrap();
+        let (names, owner) = (names(), OwnerReference::default());
+        let workload =
+            Workload { names: &names, owner: &owner, shape: &shape, image: "understudy:dev", engine: "MongoDB", user: (999, 999), source: "orders-db" };
+        build_source_change(&workload, &stateful_set, &ours(), key)
+    }
+
+    #[test]
+    fn only_fields_of_ours_are_applied() {
+        let plain = change(&json!(["--auth"]), false);
+        assert_eq!(plain["spec"]["template"]["spec"], json!({"containers": [{"name": "db", "args": ["--auth", "--replSet", "understudy_k3x9q2ab"]}]}));
+        assert_eq!(plain["metadata"], json!({"name": "orders-db", "uid": "u"}), "another object of that name is not touched");
+        let keyed = change(&json!(null), true);
+        let pod = keyed["spec"]["template"]["spec"].as_object().unwrap();
+        assert_eq!(pod.keys().collect::<Vec<_>>(), ["containers", "initContainers", "volumes"]);
+        assert_eq!(pod["containers"][0]["args"], json!(["--replSet", "understudy_k3x9q2ab", "--keyFile", KEY_FILE]));
+        assert_eq!(pod["initContainers"][0]["image"], "mongo:6.0", "the source starts without our image");
+        assert_eq!(pod["volumes"][0]["secret"]["secretName"], "orders-key-k3x9q2ab");
+        assert!(!pod["containers"][0].as_object().unwrap().contains_key("image"));
+    }
+
+    #[test]
+    fn what_is_applied_is_found_again_and_taken_back() {
+        for (before, key) in [(json!(["mongod", "--auth"]), true), (json!(["--bind_ip_all"]), false), (json!(null), true), (json!([]), false)] {
+            let mut changed = source(&before);
+            assert_eq!(build_source_as_before(&changed, &ours()), None, "nothing of ours is on it");
+            let args = change(&before, key)["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+            let containers = &mut changed.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers;
+            containers[1].args = serde_json::from_value(args).unwrap();
+            // Arguments that the user adds behind ours meanwhile are kept.
+            containers[1].args.as_mut().unwrap().push("--verbose".into());
+            assert_eq!(container_with(&changed, &ours()).unwrap().name, "db");
+            let back = build_source_as_before(&changed, &ours()).unwrap();
+            let mut expected = before.as_array().cloned().unwrap_or_default();
+            expected.push("--verbose".into());
+            assert_eq!(back["spec"]["template"]["spec"]["containers"][0]["args"], json!(expected));
+        }
+        let mut changed = source(&json!(null));
+        changed.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[1].args = Some(ours());
+        assert_eq!(build_source_as_before(&changed, &ours()).unwrap()["spec"]["template"]["spec"], json!({}), "a field that was not there is given up");
+    }
+
+    #[test]
+    fn a_key_is_what_a_key_file_may_hold() {
+        let key = |secret: Secret| String::from_utf8(secret.data.unwrap()[KEY].0.clone()).unwrap();
+        let (one, other) = (build_key(&names()), build_key(&names()));
+        assert!(one.metadata.owner_references.is_none() && one.immutable == Some(true));
+        let (one, other) = (key(one), key(other));
+        assert!((6..=1024).contains(&one.len()) && one.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,145 @@
+//! MongoDB.
+
+use ::mongodb::bson::{Bson, Document, doc};
+use ::mongodb::options::{ClientOptions, Credential, ServerAddress};
+use ::mongodb::{Client, error::Error};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use super::{Database, PASSWORD};
+
+/// A client of one MongoDB server, which asks no other of its set.
+pub struct MongoDb(Client);
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
+impl MongoDb {
+    async fn run(&mut self, database: &str, command: Document) -> Result<Document, String> {
+        let answered = tokio::time::timeout(Duration::from_secs(10), self.0.database(database).run_command(command)).await;
+        answered.map_err(|_| "no answer in 10 s")?.map_err(text)
+    }
+
+    /// Everything in a database's collections, but what a server writes about itself.
+    async fn everything(&mut self, database: &str) -> Result<Vec<String>, String> {
+        let listed = self.run(database, doc! {"listCollections": 1, "nameOnly": true}).await?;
+        let collections = listed.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).map_err(|error| error.to_string())?;
+        let mut all = Vec::new();
+        for collection in collections.iter().filter_map(Bson::as_document).filter_map(|found| found.get_str("name").ok()) {
+            let found = self.run(database, doc! {"find": collection, "sort": {"_id": 1}}).await?;
+            let found = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).map_err(|error| error.to_string())?;
+            all.extend(found.iter().map(|document| format!("{database}.{collection}: {document}")));
+        }
+        Ok(all)
+    }
+}
+
+impl Database for MongoDb {
+    const ENGINE: &'static str = "MongoDB";
+    const NAME: &'static str = "mongodb";
+    const PREFIX: &'static str = "MONGODB";
+    const PORT: u16 = 27017;
+    const USER: &'static str = "root";
+    const DRY_RUN: &'static str = "restart the source once";
+    const LOGIN_REFUSED: &'static str = "Authentication failed";
+    const REPLICATION_PASSWORD: &'static str = "cat /run/understudy/key/key";
+    const KILLS: usize = 18;
+    const TRACES: usize = 2;
+    const LEAST_BACKUP: i64 = 100;
+    const BY_HAND: &'static [&'static str] = &["--replSet", "db.dropDatabase()"];
+
+    fn secret() -> Value {
+        json!({"username": Self::USER, "password": PASSWORD})
+    }
+
+    fn stateful_set(name: &str) -> Value {
+        let variable = |variable: &str, key: &str| json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}});
+        json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+            "spec": {
+                "serviceName": name, "replicas": 1, "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {"terminationGracePeriodSeconds": 30, "containers": [{
+                        "name": "mongodb", "image": "mongo:6.0", "args": ["--wiredTigerCacheSizeGB", "0.25"],
+                        "env": [variable("MONGO_INITDB_ROOT_USERNAME", "username"), variable("MONGO_INITDB_ROOT_PASSWORD", "password")],
+                        "ports": [{"containerPort": Self::PORT}],
+                        "readinessProbe": {"tcpSocket": {"port": Self::PORT}, "periodSeconds": 1},
+                        "volumeMounts": [{"name": "data", "mountPath": "/data/db"}]
+                    }]}
+                },
+                "volumeClaimTemplates": [{
+                    "metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}
+                }]
+            }
+        })
+    }
+
+    async fn connect(host: &str) -> Result<Self, String> {
+        let address = ServerAddress::Tcp { host: host.to_owned(), port: Some(Self::PORT) };
+        let mut options = ClientOptions::builder().hosts(vec![address]).build();
+        options.direct_connection = Some(true);
+        options.server_selection_timeout = Some(Duration::from_secs(3));
+        options.max_pool_size = Some(1);
+        options.retry_writes = Some(false);
+        options.credential = Some(Credential::builder().username(Self::USER.to_owned()).password(PASSWORD.to_owned()).source("admin".to_owned()).build());
+        let mut client = Self(Client::with_options(options).map_err(text)?);
+        client.run("admin", doc! {"ping": 1}).await?;
+        Ok(client)
+    }
+
+    async fn prepare(&mut self) -> Result<(), String> {
+        match self.run("shop", doc! {"create": "orders"}).await {
+            Err(error) if !error.contains("already exists") => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn insert(&mut self, id: u64) -> Result<(), String> {
+        let document = doc! {"_id": i64::try_from(id).unwrap()};
+        // An upsert: of a write whose answer was lost nobody knows whether it was made.
+        let update = doc! {"q": document.clone(), "u": {"$set": document}, "upsert": true};
+        let answer = self.run("shop", doc! {"update": "orders", "updates": [update]}).await?;
+        match answer.get_array("writeErrors") {
+            Ok(errors) => Err(format!("{errors:?}")),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn count(&mut self) -> Result<u64, String> {
+        let answer = self.run("shop", doc! {"count": "orders"}).await?;
+        Ok(u64::try_from(answer.get_i32("n").map_err(|error| error.to_string())?).unwrap())
+    }
+
+    async fn takes_writes(&mut self) -> Result<bool, String> {
+        self.run("admin", doc! {"hello": 1}).await?.get_bool("isWritablePrimary").map_err(|error| error.to_string())
+    }
+
+    fn is_read_only(error: &str) -> bool {
+        error.contains("not primary")
+    }
+
+    async fn snapshot(&mut self) -> Result<Vec<String>, String> {
+        let options = self.run("admin", doc! {"getCmdLineOpts": 1}).await?;
+        let mut all = vec![options.get("argv").map(ToString::to_string).unwrap_or_default()];
+        let users = self.run("admin", doc! {"usersInfo": 1}).await?;
+        all.extend(users.get_array("users").into_iter().flatten().map(ToString::to_string));
+        let roles = self.run("admin", doc! {"rolesInfo": 1}).await?;
+        all.extend(roles.get_array("roles").into_iter().flatten().map(ToString::to_string));
+        all.extend(self.everything("local").await?.into_iter().filter(|line| !line.starts_with("local.startup_log")));
+        Ok(all)
+    }
+
+    async fn traces(&mut self) -> Result<Vec<String>, String> {
+        match self.run("admin", doc! {"replSetGetConfig": 1}).await {
+            Ok(answer) => {
+                let members = answer.get_document("config").and_then(|config| config.get_array("members")).map_err(|error| error.to_string())?;
+                let hosts = members.iter().filter_map(Bson::as_document).filter_map(|member| member.get_str("host").ok());
+                Ok(hosts.filter(|host| host.contains("-replica-")).map(str::to_owned).collect())
+            }
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+}
