@@ -274,3 +274,153 @@ impl Engine for MongoDb {
         Some(Position::Timestamp { seconds: seconds.parse().ok()?, increment: increment.parse().ok()? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn identity() -> Identity {
+        Identity::parse("k3x9q2ab").unwrap()
+    }
+
+    fn wanted(started: &[u32], proven: &[u32]) -> WantedSource {
+        let hosts = (0..=4).map(|number| (number, format!("host-{number}:27017"))).collect::<BTreeMap<_, _>>();
+        let (started, proven) = (started.to_vec(), proven.to_vec());
+        WantedSource { replicas: started.clone(), started, proven, hosts, prove_login: false, ..WantedSource::new(identity()) }
+    }
+
+    fn alone() -> SourceFacts {
+        SourceFacts { version: "6.0.5".into(), data_directory: "/data/db".into(), authorization: true, user: "root".into(), ..SourceFacts::default() }
+    }
+
+    fn primary() -> SourceFacts {
+        let source = Member { id: 0, host: "host-0:27017".into(), votes: true, state: "PRIMARY".into() };
+        SourceFacts { standing: Standing::Primary, set_name: Some(identity().role()), members: vec![source], applied: (9, 1), ..alone() }
+    }
+
+    /// The facts that a step leads to: a model of the set. Members catch up at once.
+    fn after(mut facts: SourceFacts, step: &Step) -> SourceFacts {
+        match step {
+            Step::Initiate { .. } => return primary(),
+            Step::Add { id, host } => facts.members.push(Member { id: *id, host: host.clone(), votes: false, state: "SECONDARY".into() }),
+            Step::Raise { id } | Step::Lower { id } => {
+                let votes = matches!(step, Step::Raise { .. });
+                facts.members.iter_mut().filter(|member| member.id == *id).for_each(|member| member.votes = votes);
+            }
+            Step::Remove { id } => {
+                assert!(facts.members.iter().any(|member| member.id == *id && !member.votes), "members that leave are lowered first");
+                facts.members.retain(|member| member.id != *id);
+            }
+            Step::Reclaim => facts.members.retain(|member| member.id == 0),
+            Step::LookAgain => facts.standing = Standing::Primary,
+            Step::ClearLocal { .. } => (facts.leftovers, facts.role) = (false, false),
+        }
+        facts
+    }
+
+    fn voters(facts: &SourceFacts) -> usize {
+        facts.members.iter().filter(|member| member.votes).count()
+    }
+
+    /// Walks one plan to its end.
+    fn walk(facts: &SourceFacts, steps: &[Step]) -> SourceFacts {
+        steps.iter().fold(facts.clone(), after)
+    }
+
+    #[test]
+    fn the_official_images_defaults_have_no_finding() {
+        assert_eq!(MongoDb::preflight(&alone(), &wanted(&[], &[])), vec![]);
+        assert_eq!(MongoDb::preflight(&primary(), &wanted(&[], &[])), vec![], "a set of ours is no finding");
+        assert!(MongoDb::summary(&alone()).leads && !MongoDb::summary(&alone()).adapted);
+        assert!(MongoDb::needs_key(&alone()) && !MongoDb::needs_key(&SourceFacts { authorization: false, ..alone() }));
+        assert!(!MongoDb::needs_key(&SourceFacts { key_file: Some("/etc/theirs".into()), ..alone() }), "the template brings theirs");
+        assert!(MongoDb::needs_key(&SourceFacts { key_file: Some(KEY_FILE.into()), ..alone() }));
+    }
+
+    #[test]
+    fn every_finding_has_its_reason() {
+        let reasons = |change: fn(&mut SourceFacts)| {
+            let mut facts = alone();
+            change(&mut facts);
+            MongoDb::preflight(&facts, &wanted(&[], &[])).into_iter().map(|finding| finding.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons(|facts| facts.version = "5.0.30".into()), ["VersionTooOld"]);
+        assert_eq!(reasons(|facts| facts.sharded = true), ["ClusterEnabled"]);
+        assert_eq!(reasons(|facts| facts.set_name = Some("rs0".into())), ["SourceIsReplica"]);
+        assert_eq!(reasons(|facts| facts.leftovers = true), ["SourceIsReplica"]);
+        assert_eq!(reasons(|facts| facts.storage_engine = "inMemory".into()), ["NoPersistence"]);
+        assert_eq!(reasons(|facts| facts.forbidden = vec!["replSetConfigure".into()]), ["NotPermitted"]);
+    }
+
+    #[test]
+    fn a_set_is_begun_only_where_nothing_was_copied_yet() {
+        let waiting = SourceFacts { standing: Standing::Uninitiated, members: vec![], ..primary() };
+        let first = WantedSource { prove_login: true, ..wanted(&[], &[]) };
+        assert_eq!(MongoDb::plan_enable(&waiting, &first), [Step::Initiate { set: "understudy_k3x9q2ab".into(), host: "host-0:27017".into() }]);
+        assert_eq!(MongoDb::plan_enable(&waiting, &wanted(&[1, 2], &[1, 2])), vec![], "a source that lost its data gets it from the others");
+        assert_eq!(MongoDb::plan_enable(&alone(), &first), vec![], "a stand-alone server has to restart first");
+        let foreign = SourceFacts { set_name: Some("rs0".into()), ..waiting };
+        assert_eq!(MongoDb::plan_enable(&foreign, &first), vec![]);
+    }
+
+    #[test]
+    fn votes_are_given_in_pairs_and_only_to_members_that_have_everything() {
+        let one = walk(&primary(), &MongoDb::plan_enable(&primary(), &wanted(&[1], &[])));
+        assert_eq!((one.members.len(), voters(&one)), (2, 1));
+        assert_eq!(MongoDb::plan_enable(&one, &wanted(&[1], &[1])), vec![], "two voters would stop when one fails");
+        let two = walk(&one, &MongoDb::plan_enable(&one, &wanted(&[1, 2], &[1])));
+        assert_eq!((two.members.len(), voters(&two)), (3, 1), "the second has yet to show that it has everything");
+        let all = walk(&two, &MongoDb::plan_enable(&two, &wanted(&[1, 2], &[1, 2])));
+        assert_eq!(voters(&all), 3);
+        assert_eq!(MongoDb::plan_enable(&all, &wanted(&[1, 2], &[1, 2])), vec![]);
+
+        let mut copies = two;
+        copies.members[2].state = "STARTUP2".into();
+        assert_eq!(MongoDb::plan_enable(&copies, &wanted(&[1, 2], &[1, 2])), vec![]);
+        let mut down = all.clone();
+        down.members[1].state = "(not reachable/healthy)".into();
+        assert_eq!(MongoDb::plan_enable(&down, &wanted(&[1, 2], &[1, 2])), vec![], "a pod that restarts keeps its vote");
+        let lost = walk(&all, &MongoDb::plan_enable(&all, &wanted(&[1, 2], &[2])));
+        assert_eq!(voters(&lost), 1, "no majority depends on a member that is copied anew");
+        let secondary = SourceFacts { standing: Standing::Secondary, ..all };
+        assert_eq!(MongoDb::plan_enable(&secondary, &wanted(&[1, 2, 3], &[2])), vec![], "only the primary changes the set");
+    }
+
+    #[test]
+    fn members_leave_lowered_first_and_the_source_stays() {
+        let mut facts = primary();
+        for proven in [&[][..], &[1, 2, 3, 4]] {
+            facts = walk(&facts, &MongoDb::plan_enable(&facts, &wanted(&[1, 2, 3, 4], proven)));
+        }
+        assert_eq!((facts.members.len(), voters(&facts)), (5, 5));
+        let fewer = walk(&facts, &MongoDb::plan_leave(&facts, &identity(), &[1, 2]));
+        assert_eq!((fewer.members.len(), voters(&fewer)), (3, 3));
+        let none = walk(&facts, &MongoDb::plan_leave(&facts, &identity(), &[]));
+        assert_eq!((none.members.len(), voters(&none)), (1, 1));
+        assert_eq!(MongoDb::plan_leave(&none, &identity(), &[]), vec![]);
+        assert_eq!(MongoDb::plan_disable(&none, &identity(), &[]), vec![], "the rest is the restart");
+        let cut_off = SourceFacts { standing: Standing::Secondary, ..facts };
+        assert_eq!(MongoDb::plan_leave(&cut_off, &identity(), &[]), vec![]);
+        assert_eq!(MongoDb::plan_disable(&cut_off, &identity(), &[]), [Step::Reclaim]);
+    }
+
+    #[test]
+    fn local_is_cleared_only_of_what_is_on_record() {
+        let record = MongoDb::record(&alone(), &Step::Initiate { set: "s".into(), host: "h".into() }).unwrap();
+        let left = SourceFacts { leftovers: true, ..alone() };
+        let steps = MongoDb::plan_disable(&left, &identity(), std::slice::from_ref(&record));
+        assert_eq!(steps, [Step::ClearLocal { role: "understudy_k3x9q2ab".into() }]);
+        assert_eq!(MongoDb::plan_disable(&walk(&left, &steps), &identity(), &[record]), vec![]);
+        assert_eq!(MongoDb::plan_disable(&left, &identity(), &[]), vec![], "nothing of ours is on record");
+        let crashed = SourceFacts { role: true, ..alone() };
+        assert_eq!(MongoDb::plan_disable(&crashed, &identity(), &[]).len(), 1, "the role is never left behind");
+    }
+
+    #[test]
+    fn positions_are_written_and_read_back() {
+        let position = Position::Timestamp { seconds: 1_795_560_681, increment: 3 };
+        assert_eq!(MongoDb::parse_position(&MongoDb::format_position(&position)), Some(position));
+        assert_eq!(MongoDb::parse_position("0/3E8"), None);
+    }
+}
