@@ -153,6 +153,8 @@ pub struct SourceSummary {
     pub owner: Option<(u32, u32)>,
     /// It takes the writes. Of servers that elect among themselves it may be another one, and then it says so of itself.
     pub leads: bool,
+    /// It waits for an election among the servers, which ends by itself as long as the majority of them runs.
+    pub elects: bool,
     /// It runs with [`Engine::source_arguments`].
     pub adapted: bool,
     /// Our replication user exists and has a password: who lost its connection could log in again.

@@ -131,8 +131,8 @@ fn leave<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
         // Gone with its StatefulSet it will not catch up.
         _ if abandoned(1) || facts.source.is_none() => None,
         server => {
-            let adapted = matches!(server, Server::Up(server) if E::summary(server).adapted);
-            let electing = adapted && facts.replicas.values().any(|replica| matches!(replica, Server::Up(_)));
+            let elects = matches!(server, Server::Up(server) if E::summary(server).elects);
+            let electing = elects && facts.replicas.values().any(|replica| matches!(replica, Server::Up(_)));
             let why = match facts.leader() {
                 Some(leader) => format!("{} was elected and takes the writes", subject.names.replica(leader)),
                 None if electing => "the servers elect the one that takes the writes".to_owned(),

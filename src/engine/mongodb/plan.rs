@@ -122,6 +122,8 @@ impl Engine for MongoDb {
             data_directory: facts.data_directory.clone(),
             owner: None,
             leads: matches!(facts.standing, Standing::Standalone | Standing::Primary),
+            // Alone it has nobody to wait for.
+            elects: matches!(facts.standing, Standing::Secondary | Standing::Other) && facts.others().any(|member| member.votes),
             adapted: facts.standing != Standing::Standalone,
             // Members trust each other by the key file; there is no user of ours.
             access: true,

@@ -103,6 +103,7 @@ impl Engine for MySql {
             // Its process can't be asked: LOAD_FILE reads below secure_file_priv only.
             owner: None,
             leads: true,
+            elects: false,
             adapted: false,
             access: facts.user_exists && facts.user_access,
             position: facts.position.clone(),

@@ -131,6 +131,7 @@ impl Engine for PostgreSql {
             data_directory: facts.data_directory.clone(),
             owner: Some(facts.owner),
             leads: true,
+            elects: false,
             adapted: false,
             access: facts.role_exists && facts.role_has_password,
             position: facts.position.clone(),

@@ -97,6 +97,7 @@ impl Engine for Redis {
             // No command tells; of the official image it is 999, on Alpine with another group, which its entrypoint does not mind.
             owner: None,
             leads: true,
+            elects: false,
             adapted: false,
             access: facts.role.is_some_and(|role| role.may_replicate && role.has_password),
             position: position(&facts.history, facts.offset),
