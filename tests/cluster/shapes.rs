@@ -47,7 +47,7 @@ async fn replicates<D: Database>(shop: &Place<D>, resource: &Value, proof: &str)
     source.insert(1).await.unwrap();
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(resource).unwrap();
-    shop.replicating("orders", 150).await;
+    shop.replicating("orders", 240).await;
     // A source that restarts for it has closed the connection.
     shop.connect("orders-db-0").await.unwrap().insert(2).await.unwrap();
     shop.nothing_is_missing(D::REPLICAS, 2).await;
@@ -60,8 +60,8 @@ async fn replicates<D: Database>(shop: &Place<D>, resource: &Value, proof: &str)
     shop.connect("orders-db-0").await.unwrap().insert(3).await.unwrap();
     shop.nothing_is_missing(D::REPLICAS, 3).await;
     shop.read_only("orders-replica-1-0").await;
-    shop.replicating("orders", 60).await;
-    shop.delete("orders", 120).await;
+    shop.replicating("orders", 120).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
 }
 
@@ -141,7 +141,8 @@ async fn a_hardened_chart_is_replicated<D: Database>() {
     let script = format!("mkdir -p /storage/data && {}", chart.script);
     pod["initContainers"] = json!([{"name": "prepare", "image": "busybox:1.36", "command": ["sh", "-ec", script], "env": [password], "volumeMounts": [
         {"name": "data", "mountPath": "/storage"}, {"name": "configuration", "mountPath": "/configuration"}, {"name": "prepared", "mountPath": "/prepared"}]}]);
-    let exporter = json!({"name": "exporter", "image": "busybox:1.36", "command": ["sh", "-c", "trap exit TERM; sleep 3600 & wait"], "ports": [{"containerPort": 9187}]});
+    let exporter =
+        json!({"name": "exporter", "image": "busybox:1.36", "command": ["sh", "-c", "trap exit TERM; sleep 3600 & wait"], "ports": [{"containerPort": 9187}]});
     pod["containers"].as_array_mut().unwrap().insert(0, exporter);
     pod["volumes"] = json!([{"name": "configuration", "configMap": {"name": "configuration"}}, {"name": "prepared", "emptyDir": {}}]);
     as_user(&mut object, json!({"runAsUser": 1001, "fsGroup": 1001, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}));

@@ -26,7 +26,7 @@ async fn clients_are_sent_to<D: Database>(shop: &Place<D>, pods: &[&str]) {
         wanted.push(shop.pod_ip(pod).await.unwrap());
     }
     wanted.sort();
-    wait(&format!("clients are sent to {wanted:?}"), 30, async || {
+    wait(&format!("clients are sent to {wanted:?}"), 180, async || {
         let found = endpoints(shop, "orders-replicas").await;
         if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
     })
@@ -46,12 +46,12 @@ async fn a_promoted_replica_gets_no_more_clients_and_is_seeded_anew_when_its_own
     source.insert(1).await.unwrap();
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
-    shop.replicating("orders", 150).await;
+    shop.replicating("orders", 240).await;
     clients_are_sent_to(&shop, &["orders-replica-1-0"]).await;
 
     let mut replica = shop.connect("orders-replica-1-0").await.unwrap();
     replica.promote().await.unwrap();
-    let message = shop.reason("orders", "ReplicaWritable", 60).await;
+    let message = shop.reason("orders", "ReplicaWritable", 120).await;
     clients_are_sent_to(&shop, &[]).await;
     assert_eq!(shop.replica_addresses().await, "");
     replica.insert(2).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_promoted_replica_gets_no_more_clients_and_is_seeded_anew_when_its_own
     let command = message.split("kubectl ").nth(1).unwrap().split(';').next().unwrap();
     let words: Vec<&str> = command.split_whitespace().chain(["--wait=false"]).collect();
     shop.kubectl(&words).unwrap();
-    wait("another volume holds the replica", 150, async || {
+    wait("another volume holds the replica", 180, async || {
         let (status, reason, message) = shop.condition("orders", "Ready").await?;
         if reason == "Replicating" && volume()? != old { Ok(()) } else { Err(format!("{old}: {status} {reason} {message}")) }
     })
@@ -71,7 +71,7 @@ async fn a_promoted_replica_gets_no_more_clients_and_is_seeded_anew_when_its_own
     assert_eq!(shop.rows("orders-replica-1-0").await, 1, "what was written to the replica alone is gone");
     shop.read_only("orders-replica-1-0").await;
     clients_are_sent_to(&shop, &["orders-replica-1-0"]).await;
-    shop.delete("orders", 90).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
@@ -80,18 +80,18 @@ async fn a_user_that_was_dropped_is_made_again_and_replicas_log_in_with_the_pass
     let shop = Place::<D>::with_source(&format!("understudy-dropped-{}", D::NAME)).await;
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
-    shop.replicating("orders", 150).await;
+    shop.replicating("orders", 240).await;
     let writer = Writer::start::<D>(shop.service("orders-db").await).await;
 
     // With its connections ended, nothing reaches the replica any more until it can log in again.
     shop.connect("orders-db-0").await.unwrap().drop_user().await.unwrap();
     let then = shop.rows("orders-db-0").await;
-    wait("what was written since then is on the replica", 150, async || {
+    wait("what was written since then is on the replica", 180, async || {
         let found = shop.connect("orders-replica-1-0").await?.count().await?;
         if found > then + 50 { Ok(()) } else { Err(format!("{found} of {then}: {:?}", shop.condition("orders", "SourceConfigured").await)) }
     })
     .await;
-    shop.replicating("orders", 90).await;
+    shop.replicating("orders", 240).await;
     let written = writer.finish();
     written.undisturbed::<D>();
     shop.nothing_is_missing(D::REPLICAS, written.rows).await;
@@ -102,10 +102,10 @@ async fn a_user_that_was_dropped_is_made_again_and_replicas_log_in_with_the_pass
 
     // Hands off, also from what disabling would take away.
     shop.edit("orders", json!({"suspend": true, "enabled": false})).await;
-    shop.phase("orders", Phase::Suspended, 30).await;
+    shop.phase("orders", Phase::Suspended, 120).await;
     assert!(!D::connect(&shop.service("orders-replicas").await).await.unwrap().takes_writes().await.unwrap());
     shop.edit("orders", json!({"suspend": false})).await;
-    shop.phase("orders", Phase::Standalone, 90).await;
+    shop.phase("orders", Phase::Standalone, 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
@@ -131,15 +131,15 @@ async fn a_service_of_somebody_elses_and_a_node_that_is_not_there_are_said_and_w
 
     // Its owner takes it away; and a replica that could not start follows what is mended.
     shop.kubectl(&["delete", "service", "orders-replicas"]).unwrap();
-    let message = wait("it is said that there is no node", 120, async || {
+    let message = wait("it is said that there is no node", 180, async || {
         let (_, reason, message) = shop.condition("orders", "Ready").await?;
         if reason == "ReplicaStarting" && message.contains("node") { Ok(message) } else { Err(format!("{reason}: {message}")) }
     })
     .await;
     assert!(message.contains("orders-replica-1") && message.contains("didn't match"), "{message}");
     shop.edit("orders", json!({"replicaTemplate": null})).await;
-    shop.replicating("orders", 120).await;
-    shop.delete("orders", 90).await;
+    shop.replicating("orders", 240).await;
+    shop.delete("orders", 180).await;
     shop.remove().await;
 }
 
@@ -152,12 +152,12 @@ async fn volumes_grow_where_the_cluster_can_and_it_is_said_where_it_cannot<D: Da
     let mut resource = replication_of::<D>("orders", "orders-db");
     resource["spec"]["backup"]["volume"]["storageClassName"] = json!(class);
     shop.apply(&resource).unwrap();
-    shop.replicating("orders", 150).await;
+    shop.replicating("orders", 240).await;
 
     // Backup first, then the replicas, of whose class nothing can grow.
     shop.edit("orders", json!({"backup": {"volume": {"size": "3Gi"}}})).await;
     let backup = shop.get("orders").await.unwrap().status.unwrap().backup.unwrap().claim;
-    wait("the backup's claim asks for more", 30, async || {
+    wait("the backup's claim asks for more", 180, async || {
         let claim: PersistentVolumeClaim = shop.api().get(&backup).await.map_err(|e| e.to_string())?;
         let asked = claim.spec.unwrap().resources.unwrap().requests.unwrap()["storage"].0.clone();
         if asked == "3Gi" { Ok(()) } else { Err(asked) }
@@ -165,7 +165,7 @@ async fn volumes_grow_where_the_cluster_can_and_it_is_said_where_it_cannot<D: Da
     .await;
 
     shop.edit("orders", json!({"replicaTemplate": {"storage": {"size": "3Gi"}}})).await;
-    let told = wait("it is said that the replica's volume can't grow", 30, async || {
+    let told = wait("it is said that the replica's volume can't grow", 180, async || {
         let told = shop.kubectl(&["get", "events", "--field-selector=reason=VolumeNotGrown", "-o", "jsonpath={.items[*].message}"])?;
         if told.is_empty() { Err("no such event".to_owned()) } else { Ok(told) }
     })
@@ -174,7 +174,7 @@ async fn volumes_grow_where_the_cluster_can_and_it_is_said_where_it_cannot<D: Da
     shop.replicating("orders", 30).await;
     // Longer than the pause between two looks: it is not asked for again.
     idle(&shop, 40).await;
-    shop.delete("orders", 90).await;
+    shop.delete("orders", 180).await;
     run("kubectl", &["delete", "storageclass", &class], "").unwrap();
     shop.remove().await;
 }
@@ -197,13 +197,10 @@ END $$";
 #[tokio::test]
 async fn the_progress_of_a_long_copy_stands_in_the_status() {
     let shop = Shop::with_source("understudy-progress").await;
-    shop.sql("orders-db-0", "CREATE TABLE big (words text STORAGE EXTERNAL)").await.unwrap();
-    for _ in 0..5 {
-        shop.sql("orders-db-0", "INSERT INTO big SELECT repeat(md5(i::text), 100) FROM generate_series(1, 15000) AS i").await.unwrap();
-    }
+    shop.connect("orders-db-0").await.unwrap().slow_down().await.unwrap();
     shop.apply(&replication("orders", "orders-db")).unwrap();
-    wait("a third of the backup is sent", 60, || async { shop.sql("orders-db-0", HOLD_AFTER_A_THIRD).await }).await;
-    let percent = wait("the status says how far the copy is", 30, || async {
+    wait("a third of the backup is sent", 120, || async { shop.sql("orders-db-0", HOLD_AFTER_A_THIRD).await }).await;
+    let percent = wait("the status says how far the copy is", 120, || async {
         let backup = shop.get("orders").await?.status.unwrap_or_default().backup.unwrap_or_default();
         let (_, reason, message) = shop.condition("orders", "Ready").await?;
         match backup.percent {
@@ -216,8 +213,8 @@ async fn the_progress_of_a_long_copy_stands_in_the_status() {
     let go_on =
         "DO $$ BEGIN EXECUTE format('COPY (SELECT 1 WHERE false) TO PROGRAM %L', (SELECT 'kill -CONT ' || pid FROM pg_stat_progress_basebackup)); END $$";
     shop.sql("orders-db-0", go_on).await.unwrap();
-    shop.replicating("orders", 120).await;
+    shop.replicating("orders", 240).await;
     assert_eq!(shop.get("orders").await.unwrap().status.unwrap().backup.unwrap().percent, Some(100));
-    shop.delete("orders", 90).await;
+    shop.delete("orders", 180).await;
     shop.remove().await;
 }

@@ -118,7 +118,11 @@ where
                 operator.kill();
                 return seen.len();
             }
-            Err(_) => assert!(begun.elapsed() < Duration::from_secs(240 * u64::from(D::REPLICAS)), "{what}: not reached; {:?}", shop.get("orders").await.map(|r| r.status)),
+            Err(_) => assert!(
+                begun.elapsed() < Duration::from_secs(240 * u64::from(D::REPLICAS)),
+                "{what}: not reached; {:?}",
+                shop.get("orders").await.map(|r| r.status)
+            ),
         }
     }
 }
@@ -189,12 +193,12 @@ async fn of_two_instances_one_acts_and_the_other_takes_over() {
     let shop = Shop::new("understudy-leader").await;
     let scale = |replicas: &str| run("kubectl", &["-n", NAMESPACE, "scale", "deployment/understudy", &format!("--replicas={replicas}")], "").unwrap();
     scale("2");
-    wait("two instances are ready", 60, || async {
+    wait("two instances are ready", 120, || async {
         let pods = ready_pods(&shop.client).await;
         if pods.len() == 2 { Ok(()) } else { Err(format!("{pods:?}")) }
     })
     .await;
-    let first = wait("one of them leads", 60, || async {
+    let first = wait("one of them leads", 120, || async {
         let pods = ready_pods(&shop.client).await;
         let holder = holder(&shop.client).await;
         holder.clone().filter(|holder| pods.contains(holder)).ok_or_else(|| format!("{holder:?} of {pods:?}"))
@@ -210,7 +214,7 @@ async fn of_two_instances_one_acts_and_the_other_takes_over() {
     shop.reason("orders", "SeveralFindings", 30).await;
     run("kubectl", &["-n", NAMESPACE, "delete", "pod", &first, "--grace-period=0", "--force"], "").unwrap();
     shop.edit("orders", json!({"replicas": 2})).await;
-    wait("another instance leads and acts", 60, || async {
+    wait("another instance leads and acts", 120, || async {
         let now = holder(&shop.client).await;
         shop.condition("orders", "Ready").await?;
         if now.as_ref().is_some_and(|now| *now != first) { Ok(()) } else { Err(format!("{now:?}")) }

@@ -11,7 +11,12 @@ pub struct PostgreSql(Client);
 
 impl PostgreSql {
     async fn rows(&self, sql: &str) -> Result<Vec<String>, String> {
-        let messages = tokio::time::timeout(Duration::from_secs(10), self.0.simple_query(sql)).await.map_err(|_| "no answer in 10 s")?.map_err(text)?;
+        self.rows_within(10, sql).await
+    }
+
+    async fn rows_within(&self, seconds: u64, sql: &str) -> Result<Vec<String>, String> {
+        let answered = tokio::time::timeout(Duration::from_secs(seconds), self.0.simple_query(sql)).await;
+        let messages = answered.map_err(|_| format!("no answer in {seconds} s"))?.map_err(text)?;
         Ok(messages
             .iter()
             .filter_map(|message| match message {
@@ -78,8 +83,14 @@ impl Database for PostgreSql {
     const CONTAINER: &'static str = "postgres";
     const DIRECTORY: &'static str = "/var/lib/postgresql/data";
     const UNFIT: &'static [&'static str] = &["-c", "wal_level=minimal", "-c", "max_wal_senders=0"];
-    const UNFIT_SAYS: &'static [&'static str] =
-        &["SeveralFindings", "WalLevelMinimal", "ALTER SYSTEM SET wal_level = 'replica'", "restart the source", "TooFewWalSenders", "raise max_wal_senders to at least 3"];
+    const UNFIT_SAYS: &'static [&'static str] = &[
+        "SeveralFindings",
+        "WalLevelMinimal",
+        "ALTER SYSTEM SET wal_level = 'replica'",
+        "restart the source",
+        "TooFewWalSenders",
+        "raise max_wal_senders to at least 3",
+    ];
     const DEAF: &'static [&'static str] = &["-c", "listen_addresses=127.0.0.1"];
     const CLERK_SAYS: &'static [&'static str] = &["NotSuperuser", "clerk is not a superuser", "name a superuser in source.credentials"];
 
@@ -187,11 +198,8 @@ impl Database for PostgreSql {
     }
 
     async fn slow_down(&mut self) -> Result<(), String> {
-        // Three times, since one statement would take longer than a client waits.
-        for part in ["CREATE TABLE big AS", "INSERT INTO big", "INSERT INTO big"] {
-            self.rows(&format!("{part} SELECT repeat(md5(i::text), 50) AS words FROM generate_series(1, 30000) AS i")).await?;
-        }
-        Ok(())
+        self.rows("CREATE TABLE big (words text STORAGE EXTERNAL)").await?;
+        self.rows_within(120, "INSERT INTO big SELECT repeat(md5(i::text), 100) FROM generate_series(1, 40000) AS i").await.map(drop)
     }
 
     async fn hold_backup(&mut self) -> Result<(), String> {

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use understudy::api::{DatabaseReplication, Phase};
 
 #[allow(unused_imports, reason = "not every test binary asks for each")]
-pub use self::tools::{audit_lines, guard, run, wait, writes_since};
+pub use self::tools::{audit_lines, audit_mark, guard, run, wait, writes_since};
 #[allow(unused_imports, reason = "as above")]
 pub use self::writer::Writer;
 #[allow(unused_imports, reason = "as above")]
@@ -64,12 +64,12 @@ impl<D: Database> Place<D> {
 
     /// Everything on the source that must be the same after disabling.
     pub async fn snapshot(&self, pod: &str) -> Vec<String> {
-        wait(&format!("{pod} answers"), 30, || async { self.connect(pod).await?.snapshot().await }).await
+        wait(&format!("{pod} answers"), 120, || async { self.connect(pod).await?.snapshot().await }).await
     }
 
     /// Users, slots and the like of ours on the source.
     pub async fn traces(&self, pod: &str) -> Vec<String> {
-        wait(&format!("{pod} answers"), 30, || async { self.connect(pod).await?.traces().await }).await
+        wait(&format!("{pod} answers"), 120, || async { self.connect(pod).await?.traces().await }).await
     }
 
     /// Name of a variable.
@@ -91,7 +91,7 @@ impl<D: Database> Place<D> {
     /// Every row that was confirmed on the source is on each of `count` replicas of `orders` too.
     pub async fn nothing_is_missing(&self, count: u32, rows: u64) {
         for replica in (1..=count).map(|number| format!("orders-replica-{number}-0")) {
-            wait(&format!("{rows} rows on {replica}"), 60, || async {
+            wait(&format!("{rows} rows on {replica}"), 120, || async {
                 let found = self.connect(&replica).await?.count().await?;
                 if found >= rows { Ok(()) } else { Err(found.to_string()) }
             })
@@ -101,14 +101,14 @@ impl<D: Database> Place<D> {
 
     /// How many rows a server has.
     pub async fn rows(&self, pod: &str) -> u64 {
-        wait(&format!("{pod} counts its rows"), 30, || async { self.connect(pod).await?.count().await }).await
+        wait(&format!("{pod} counts its rows"), 120, || async { self.connect(pod).await?.count().await }).await
     }
 
     /// The source's pod stops and does not come back, as when its node is gone: it stays there, ending, until `revive`.
     pub async fn lose(&self, pod: &str) {
         self.kubectl(&["patch", "pod", pod, "--type=merge", "-p", r#"{"metadata":{"finalizers":["understudy.dev/lost"]}}"#]).unwrap();
         self.kubectl(&["delete", "pod", pod, "--wait=false"]).unwrap();
-        wait(&format!("{pod} has stopped"), 60, || async {
+        wait(&format!("{pod} has stopped"), 120, || async {
             let found: Pod = self.api().get(pod).await.map_err(|error| error.to_string())?;
             let statuses = found.status.unwrap_or_default().container_statuses.unwrap_or_default();
             let ended = statuses.iter().all(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()));
@@ -124,7 +124,7 @@ impl<D: Database> Place<D> {
 
     /// A new pod has taken the place of the one with this uid.
     pub async fn replaced(&self, pod: &str, old: &str) {
-        wait(&format!("a new {pod}"), 90, || async {
+        wait(&format!("a new {pod}"), 180, || async {
             match self.uid(pod)? {
                 uid if uid == old => Err("still the old one".to_owned()),
                 _ => Ok(()),
@@ -179,7 +179,7 @@ impl<D: Database> Place<D> {
     /// Waits until a source's pod takes connections.
     pub async fn source_ready(&self, name: &str) {
         let pod = format!("{name}-0");
-        wait(&format!("{pod} is ready"), 90, || async {
+        wait(&format!("{pod} is ready"), 180, || async {
             let found: Option<Pod> = self.api().get_opt(&pod).await.map_err(|e| e.to_string())?;
             let status = found.and_then(|pod| pod.status).unwrap_or_default();
             let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");

@@ -1,7 +1,7 @@
 //! Commands, waiting, and what the API server was asked.
 
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,21 +39,30 @@ pub async fn wait<T>(what: &str, seconds: u64, mut look: impl AsyncFnMut() -> Re
     }
 }
 
-/// Write requests of the operator to this namespace since a line of the audit log.
-pub fn writes_since(namespace: &str, mark: usize) -> Vec<String> {
-    audit_lines()
-        .into_iter()
-        .skip(mark)
-        .filter(|line| line["user"]["username"].as_str().is_some_and(|user| user == "system:serviceaccount:understudy-system:understudy"))
+/// Write requests of the operator to this namespace since a mark in the audit log.
+pub fn writes_since(namespace: &str, mark: u64) -> Vec<String> {
+    audit_lines(mark)
+        .filter(|line| line["user"]["username"] == "system:serviceaccount:understudy-system:understudy")
         .filter(|line| line["objectRef"]["namespace"] == namespace)
         .filter(|line| !matches!(line["verb"].as_str(), Some("get" | "list" | "watch")))
         .map(|line| format!("{} {} {}", line["verb"], line["objectRef"]["resource"], line["objectRef"]["name"]))
         .collect()
 }
 
-/// The API server's audit log.
-pub fn audit_lines() -> Vec<Value> {
+fn audit_log() -> std::fs::File {
     let state = std::env::var("UNDERSTUDY_CLUSTER_STATE").expect("the local cluster's state directory");
-    let text = std::fs::read_to_string(format!("{state}/audit.log")).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    std::fs::File::open(format!("{state}/audit.log")).unwrap()
+}
+
+/// The end of the API server's audit log, as it is now.
+pub fn audit_mark() -> u64 {
+    audit_log().metadata().unwrap().len()
+}
+
+/// The API server's audit log since a mark. A log that is shorter was begun anew.
+pub fn audit_lines(mark: u64) -> impl Iterator<Item = Value> {
+    let mut log = audit_log();
+    let begin = if mark <= audit_mark() { mark } else { 0 };
+    log.seek(SeekFrom::Start(begin)).unwrap();
+    BufReader::new(log).lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
 }

@@ -37,7 +37,12 @@ impl Written {
     /// No row that was confirmed is missing, and no other was made up.
     pub fn all_there(&self, count: u64) {
         let most = self.rows + self.errors.len() as u64;
-        assert!((self.rows..=most).contains(&count), "{count} rows, and {} were confirmed; errors: {:?}", self.rows, self.errors.iter().take(9).collect::<Vec<_>>());
+        assert!(
+            (self.rows..=most).contains(&count),
+            "{count} rows, and {} were confirmed; errors: {:?}",
+            self.rows,
+            self.errors.iter().take(9).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -45,7 +50,7 @@ impl Writer {
     /// Makes the table and begins to write.
     pub async fn start<D: Database>(host: String) -> Self {
         // A Service reaches its pod a moment after the pod is ready.
-        wait("the source answers through its Service", 30, || async { D::connect(&host).await?.prepare().await }).await;
+        wait("the source answers through its Service", 120, || async { D::connect(&host).await?.prepare().await }).await;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread = std::thread::spawn(move || {
