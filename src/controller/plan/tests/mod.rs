@@ -124,7 +124,7 @@ fn suspended_means_hands_off() {
 #[test]
 fn bad_input_is_said_all_at_once_and_touches_nothing() {
     let mut world = World::new(1);
-    world.data_bytes = 30 * GIB;
+    world.data_bytes = Ok(30 * GIB);
     world.source.wal_level = "minimal".into();
     world.config_maps.clear();
     let plan = world.plan();
@@ -136,6 +136,20 @@ fn bad_input_is_said_all_at_once_and_touches_nothing() {
         assert!(message.contains(part), "{part} in {message}");
     }
     assert_eq!(world.condition(conditions::STALLED).0, "True");
+}
+
+#[test]
+fn what_a_user_may_not_measure_is_no_finding_of_its_own() {
+    let mut world = World::new(1);
+    world.data_bytes = Err("permission denied".into());
+    let reason = |world: &mut World| {
+        let plan = world.plan();
+        world.write_status(&plan);
+        world.condition(conditions::READY).1
+    };
+    assert_eq!(reason(&mut world), "DataSizeUnknown");
+    world.source.superuser = false;
+    assert_eq!(reason(&mut world), "NotSuperuser");
 }
 
 #[test]

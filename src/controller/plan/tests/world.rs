@@ -37,8 +37,8 @@ pub struct World {
     pub backups: u32,
     /// What every replica's server says, where it is not all well.
     pub replica: Option<ReplicaSummary>,
-    /// Size of the source's data.
-    pub data_bytes: u64,
+    /// Size of the source's data, or why it could not be measured.
+    pub data_bytes: Result<u64, String>,
     /// Pods that clients may read from.
     pub serving: BTreeSet<String>,
     /// Variables that another resource writes.
@@ -106,7 +106,7 @@ impl World {
             marks: BTreeMap::new(),
             backups: 0,
             replica: None,
-            data_bytes: GIB,
+            data_bytes: Ok(GIB),
             serving: BTreeSet::new(),
             taken: vec![],
             grown: vec![],
@@ -150,7 +150,7 @@ impl World {
             key: false,
             rival: None,
             taken: self.taken.clone(),
-            data_bytes: Ok(self.data_bytes),
+            data_bytes: self.data_bytes.clone(),
             not_grown: BTreeMap::new(),
             own: self.own.clone(),
             replicas: running,
