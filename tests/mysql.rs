@@ -87,7 +87,7 @@ fn identity() -> Identity {
 }
 
 fn wanted() -> WantedSource {
-    WantedSource { identity: identity(), replicas: vec![1], retention_limit: 512 << 20, prove_login: true }
+    WantedSource { identity: identity(), replicas: vec![1], retention_limit: 512 << 20, prove_login: true, withhold_access: false }
 }
 
 /// A data directory to copy: with a root who may come from anywhere.

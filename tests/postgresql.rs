@@ -88,7 +88,7 @@ fn identity() -> Identity {
 }
 
 fn wanted(replicas: &[u32]) -> WantedSource {
-    WantedSource { identity: identity(), replicas: replicas.to_vec(), retention_limit: 512 << 20, prove_login: true }
+    WantedSource { identity: identity(), replicas: replicas.to_vec(), retention_limit: 512 << 20, prove_login: true, withhold_access: false }
 }
 
 /// A server on a free port of the loopback interface; it ends with this value.

@@ -32,7 +32,7 @@ fn identity() -> Identity {
 }
 
 fn wanted() -> WantedSource {
-    WantedSource { identity: identity(), replicas: vec![1], retention_limit: 0, prove_login: true }
+    WantedSource { identity: identity(), replicas: vec![1], retention_limit: 0, prove_login: true, withhold_access: false }
 }
 
 fn succeed(mut command: Command) -> Output {

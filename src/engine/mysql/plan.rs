@@ -103,6 +103,7 @@ impl Engine for MySql {
             // Its process can't be asked: LOAD_FILE reads below secure_file_priv only.
             owner: None,
             access: facts.user_exists && facts.user_access,
+            records: None,
             position: facts.position.clone(),
             oldest_for_seed: facts.purged.clone(),
             oldest_for_replica: facts.purged.clone(),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     fn wanted() -> WantedSource {
-        WantedSource { identity: identity(), replicas: vec![1], retention_limit: 0, prove_login: true }
+        WantedSource { identity: identity(), replicas: vec![1], retention_limit: 0, prove_login: true, withhold_access: false }
     }
 
     /// The facts that a step leads to: a model of the server, for walking plans to their end.

@@ -131,6 +131,7 @@ impl Engine for PostgreSql {
             data_directory: facts.data_directory.clone(),
             owner: Some(facts.owner),
             access: facts.role_exists && facts.role_has_password,
+            records: None,
             position: facts.position.clone(),
             oldest_for_seed: facts.oldest_wal.clone(),
             oldest_for_replica: facts.oldest_wal.clone(),
@@ -350,7 +351,7 @@ mod tests {
     }
 
     fn wanted(replicas: &[u32]) -> WantedSource {
-        WantedSource { identity: identity(), replicas: replicas.to_vec(), retention_limit: 512 * MIB, prove_login: true }
+        WantedSource { identity: identity(), replicas: replicas.to_vec(), retention_limit: 512 * MIB, prove_login: true, withhold_access: false }
     }
 
     /// The facts that a step leads to: a model of the server, for walking plans to their end.
