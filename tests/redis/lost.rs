@@ -34,13 +34,14 @@ async fn survives(mut source: Server) {
     let facts = source.facts().await;
     let now = Redis::summary(&facts);
     assert_eq!((facts.role, facts.keys, now.records, now.access), (None, 1, Some(0), false), "{facts:?}");
-    let held = replica.session().await.observe_replica().await.unwrap();
+    let held = replica.answers().await.observe_replica().await.unwrap();
     assert_eq!((held.records, held.applied.partial_cmp(&now.position)), (Some(9), None), "{held:?}");
     let steps = Redis::plan_enable(&facts, &WantedSource { withhold_access: true, ..wanted(&[1]) });
     assert!(!steps.iter().any(|step| matches!(step, Step::CreateUser { .. })), "{steps:?}");
     source.twice(&steps).await;
     let tried = async || replica.log().contains("Unable to AUTH to MASTER").then_some(());
     until(tried, || replica.log()).await;
+    replica.cli(&["config", "set", "replica-serve-stale-data", "yes"]);
     assert_eq!(replica.cli(&["get", "only:8"]), "copy");
 
     // And also after another restart, with what its clients have written since.
@@ -57,7 +58,8 @@ async fn a_source_that_lost_its_snapshot_does_not_empty_its_replicas() {
 
 #[tokio::test]
 async fn a_source_that_lost_its_append_only_file_does_not_empty_its_replicas() {
-    survives(Server::new(&["--appendonly", "yes", "--save", ""], PASSWORD).await).await;
+    // Its replicas answer no question but what they are, while they are cut off.
+    survives(Server::new(&["--appendonly", "yes", "--save", "", "--replica-serve-stale-data", "no"], PASSWORD).await).await;
 }
 
 #[tokio::test]

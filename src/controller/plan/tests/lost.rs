@@ -115,6 +115,15 @@ fn a_user_that_somebody_dropped_while_the_source_ran_is_made_again() {
 }
 
 #[test]
+fn a_replica_that_can_log_in_is_left_to_follow() {
+    // Killed, it is back at an older snapshot of its own for a moment.
+    let role = Some(UserFacts { may_replicate: true, has_password: true });
+    let mut cache = Cache::new(SourceFacts { role, ..restarted(100, 100) }, &[cut_off(1000)]);
+    cache.look();
+    assert_eq!(cache.world.condition(conditions::READY).1, "ReplicaNotReplicating");
+}
+
+#[test]
 fn a_source_that_lost_its_data_is_said_and_stays_so_until_the_volume_is_deleted() {
     let mut cache = Cache::new(restarted(0, 3), &[cut_off(100)]);
     let claims = cache.world.own.claims.clone();
