@@ -72,6 +72,9 @@ impl fmt::Display for Step {
     }
 }
 
+/// What the record calls that which a set keeps on the source.
+const LOCAL: &str = "database local";
+
 fn number(version: &str) -> u32 {
     version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
 }
@@ -127,6 +130,7 @@ impl Engine for MongoDb {
             adapted: facts.standing != Standing::Standalone,
             // Members trust each other by the key file; there is no user of ours.
             access: true,
+            records: None,
             position: position(facts.applied),
             // Members copy everything from the source: any backup will do.
             oldest_for_seed: Position::default(),
@@ -231,15 +235,20 @@ impl Engine for MongoDb {
         if !facts.is_ours(identity) || facts.standing != Standing::Primary {
             return Vec::new();
         }
+        if facts.members.is_empty() {
+            // It does not say who they are: then it refuses this too, and says why.
+            return vec![Step::Reclaim];
+        }
         let leaving = |member: &&Member| !remaining.contains(&member.id);
         let lowered = facts.others().filter(leaving).filter(|member| member.votes).map(|member| Step::Lower { id: member.id });
         lowered.chain(facts.others().filter(leaving).map(|member| Step::Remove { id: member.id })).collect()
     }
 
     fn plan_disable(facts: &SourceFacts, identity: &Identity, recorded: &[Change]) -> Vec<Step> {
+        // Its changes are its owner's, where none of ours is on record. What it does not say it has, it may have.
+        let ours = recorded.iter().any(|change| change.what == LOCAL) && (facts.leftovers || !facts.forbidden.is_empty());
         match facts.standing {
-            // Its changes are its owner's, where none of ours is on record.
-            Standing::Standalone if (facts.leftovers && !recorded.is_empty()) || facts.role => vec![Step::ClearLocal { role: identity.role() }],
+            Standing::Standalone if ours || facts.role => vec![Step::ClearLocal { role: identity.role() }],
             Standing::Primary => Self::plan_leave(facts, identity, &[]),
             Standing::Secondary | Standing::Removed if facts.is_ours(identity) => vec![Step::Reclaim],
             _ => Vec::new(),
@@ -260,9 +269,7 @@ impl Engine for MongoDb {
 
     fn record(_: &SourceFacts, step: &Step) -> Option<Change> {
         match step {
-            Step::Initiate { set, host } => {
-                Some(Change { what: "database local".to_owned(), before: None, after: format!("configuration of replica set {set}, {host}") })
-            }
+            Step::Initiate { set, host } => Some(Change { what: LOCAL.to_owned(), before: None, after: format!("configuration of replica set {set}, {host}") }),
             _ => None,
         }
     }
@@ -413,8 +420,12 @@ mod tests {
         let left = SourceFacts { leftovers: true, ..alone() };
         let steps = MongoDb::plan_disable(&left, &identity(), std::slice::from_ref(&record));
         assert_eq!(steps, [Step::ClearLocal { role: "understudy_k3x9q2ab".into() }]);
-        assert_eq!(MongoDb::plan_disable(&walk(&left, &steps), &identity(), &[record]), vec![]);
+        assert_eq!(MongoDb::plan_disable(&walk(&left, &steps), &identity(), std::slice::from_ref(&record)), vec![]);
         assert_eq!(MongoDb::plan_disable(&left, &identity(), &[]), vec![], "nothing of ours is on record");
+        let blind = SourceFacts { forbidden: vec!["createRole".into()], ..alone() };
+        assert_eq!(MongoDb::plan_disable(&blind, &identity(), std::slice::from_ref(&record)).len(), 1, "it is not taken for clean");
+        let mute = SourceFacts { members: vec![], forbidden: vec!["replSetGetConfig".into()], ..primary() };
+        assert_eq!(MongoDb::plan_leave(&mute, &identity(), &[]).len(), 1);
         let crashed = SourceFacts { role: true, ..alone() };
         assert_eq!(MongoDb::plan_disable(&crashed, &identity(), &[]).len(), 1, "the role is never left behind");
     }

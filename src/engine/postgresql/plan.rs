@@ -134,6 +134,7 @@ impl Engine for PostgreSql {
             elects: false,
             adapted: false,
             access: facts.role_exists && facts.role_has_password,
+            records: None,
             position: facts.position.clone(),
             oldest_for_seed: facts.oldest_wal.clone(),
             oldest_for_replica: facts.oldest_wal.clone(),

@@ -5,7 +5,6 @@ mod mysql;
 mod postgresql;
 mod redis;
 
-#[allow(unused_imports, reason = "its scenarios come next")]
 pub use mongodb::MongoDb;
 pub use mysql::MySql;
 pub use postgresql::{PostgreSql, query};
@@ -148,7 +147,7 @@ pub trait Standby: Database {
 #[allow(unused_macros, reason = "not every test binary has such scenarios")]
 macro_rules! for_every_engine {
     ($($scenario:ident),+) => {
-        crate::databases::for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis] $($scenario),+);
+        crate::databases::for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis, mongodb: MongoDb] $($scenario),+);
     };
 }
 #[allow(unused_imports, reason = "as above")]

@@ -64,7 +64,14 @@ impl<D: Database> Place<D> {
 
     /// Everything on the source that must be the same after disabling.
     pub async fn snapshot(&self, pod: &str) -> Vec<String> {
-        wait(&format!("{pod} answers"), 120, || async { self.connect(pod).await?.snapshot().await }).await
+        let mut all = wait(&format!("{pod} answers"), 120, || async { self.connect(pod).await?.snapshot().await }).await;
+        // The StatefulSet, and who owns fields of it.
+        let name = pod.strip_suffix("-0").unwrap_or(pod);
+        let object: Value = serde_json::from_str(&self.kubectl(&["get", "statefulset", name, "-o", "json", "--show-managed-fields"]).unwrap()).unwrap();
+        all.push(object["spec"].to_string());
+        let managers = object["metadata"]["managedFields"].as_array().unwrap().iter().filter(|entry| entry["subresource"].is_null());
+        all.push(managers.map(|entry| entry["manager"].to_string()).collect());
+        all
     }
 
     /// Users, slots and the like of ours on the source.

@@ -19,6 +19,7 @@ use crate::resources::{container_with, inspect};
 
 /// Everything that outlives the controller.
 #[derive(Clone)]
+#[allow(clippy::struct_field_names)]
 struct Set {
     resource: DatabaseReplication,
     exists: bool,
@@ -26,6 +27,8 @@ struct Set {
     /// What the source's server is: of the template that its pod was started from.
     source: SourceFacts,
     restarts: u32,
+    /// What the database `local` of a server that stands alone holds.
+    left: Vec<Member>,
     reachable: bool,
     /// The replica that was elected.
     elected: Option<u32>,
@@ -33,7 +36,6 @@ struct Set {
     own: Own,
     services: BTreeMap<String, Service>,
     variables: BTreeMap<String, String>,
-    restored: BTreeSet<String>,
     serving: BTreeSet<String>,
     marks: BTreeMap<u32, Position>,
     now: Timestamp,
@@ -64,13 +66,13 @@ impl Set {
             stateful_set: serde_json::from_value(stateful_set).unwrap(),
             source,
             restarts: 0,
+            left: vec![],
             reachable: true,
             elected: None,
             key: false,
             own: Own::default(),
             services: BTreeMap::new(),
             variables: BTreeMap::new(),
-            restored: BTreeSet::new(),
             serving: BTreeSet::new(),
             marks: BTreeMap::new(),
             now: Timestamp::from_second(1_800_000_000).unwrap(),
@@ -90,7 +92,7 @@ impl Set {
             let member = self.source.members.iter().any(|member| member.id == number);
             let leads = self.elected == Some(number);
             let applied = if member { self.position() } else { Position::default() };
-            let summary = ReplicaSummary { read_only: !leads, leads, streaming: member, received: applied.clone(), applied, trouble: None };
+            let summary = ReplicaSummary { read_only: !leads, leads, streaming: member, received: applied.clone(), applied, records: None, trouble: None };
             (number, Server::Up(summary))
         };
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "orders-db-0"}})).unwrap();
@@ -143,7 +145,6 @@ impl Set {
                 self.containers()[0].args = serde_json::from_value(args).unwrap();
                 self.reachable = false;
             }
-            Step::DisownSource(_) => {}
             Step::Source(step) => self.execute_source(step),
             Step::Mark(replicas) => {
                 self.source.applied.1 += 1;
@@ -186,7 +187,7 @@ impl Set {
             Step::Delete(Kind::Claim, name) | Step::Keep(name) => drop(self.own.claims.remove(name)),
             Step::Serve { pod, serving } => drop(if *serving { self.serving.insert(pod.clone()) } else { self.serving.remove(pod) }),
             Step::Publish { data, .. } => self.variables.extend(data.clone()),
-            Step::Grow { .. } | Step::Tell { .. } => {}
+            Step::Grow { .. } | Step::Tell { .. } | Step::DisownSource(_) => {}
         }
     }
 
@@ -210,6 +211,7 @@ impl Set {
             SourceStep::ClearLocal { .. } => {
                 assert_eq!(self.source.standing, Standing::Standalone);
                 self.source.leftovers = false;
+                self.left.clear();
             }
         }
     }
@@ -233,7 +235,10 @@ impl Set {
         let set_name = container_with(&self.stateful_set, &MongoDb::source_arguments(&names.identity)).map(|_| names.identity.role());
         if set_name != self.source.set_name {
             self.restarts += 1;
-            let initiated = !self.source.members.is_empty() || self.source.leftovers;
+            if set_name.is_some() {
+                self.source.members = std::mem::take(&mut self.left);
+            }
+            let initiated = !self.source.members.is_empty();
             self.source.standing = match (&set_name, initiated) {
                 (None, _) => Standing::Standalone,
                 (Some(_), false) => Standing::Uninitiated,
@@ -241,7 +246,7 @@ impl Set {
             };
             self.source.leftovers = set_name.is_none() && initiated;
             if set_name.is_none() {
-                self.source.members.clear();
+                self.left = std::mem::take(&mut self.source.members);
             }
             self.source.set_name = set_name;
             self.reachable = true;

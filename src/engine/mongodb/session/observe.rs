@@ -11,6 +11,8 @@ use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
 const NOT_INITIATED: i32 = 94;
 /// `NoReplicationEnabled`: the server runs without `--replSet`.
 const NO_REPLICATION: i32 = 76;
+/// `Unauthorized`.
+const UNAUTHORIZED: i32 = 13;
 /// States as `myState` counts them (manual, "Replica Set Member States").
 const PRIMARY: i64 = 1;
 const SECONDARY: i64 = 2;
@@ -54,7 +56,7 @@ fn configured(session: &MongoSession, doing: &str, answered: Result<Document, Er
     match answered {
         Ok(document) => Ok(Some(document)),
         Err(error) => match answer(&error) {
-            Some((NOT_INITIATED | NO_REPLICATION, _)) => Ok(None),
+            Some((NOT_INITIATED | NO_REPLICATION | UNAUTHORIZED, _)) => Ok(None),
             _ => Err(sorted(&session.endpoint, doing, &error)),
         },
     }
@@ -95,19 +97,44 @@ fn forbidden(privileges: &Document) -> Vec<String> {
     missing.map(|action| (*action).to_owned()).collect()
 }
 
+/// What the user of this session lacks.
+async fn privileges(session: &MongoSession, doing: &str) -> Result<Vec<String>, SessionError> {
+    let status = session.run("admin", doing, doc! {"connectionStatus": 1, "showPrivileges": true}).await?;
+    Ok(forbidden(&below(&status, &["authInfo"]).cloned().unwrap_or_default()))
+}
+
 /// See [`crate::engine::Session::observe_source`].
 pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
     let doing = "reading the server's state";
     let hello = session.run("admin", doing, doc! {"hello": 1}).await?;
     let build = session.run("admin", doing, doc! {"buildInfo": 1}).await?;
-    let options = session.run("admin", doing, doc! {"getCmdLineOpts": 1}).await?;
+    let user = if session.endpoint.password.is_empty() { String::new() } else { session.endpoint.username.clone() };
+    let options = match session.try_run("admin", doc! {"getCmdLineOpts": 1}).await? {
+        Err(error) if answer(&error).is_some_and(|(code, _)| code == UNAUTHORIZED) => {
+            // What it does not tell, its other answers would not either.
+            let forbidden = [vec!["getCmdLineOpts".to_owned()], privileges(session, doing).await?].concat();
+            let leads = hello.get_bool("isWritablePrimary").unwrap_or(false);
+            let set_name = hello.get_str("setName").ok().map(str::to_owned);
+            let standing = if set_name.is_none() {
+                Standing::Standalone
+            } else if leads {
+                Standing::Primary
+            } else {
+                Standing::Secondary
+            };
+            return Ok(SourceFacts { version: text(&build, "version"), standing, set_name, authorization: true, user, forbidden, ..SourceFacts::default() });
+        }
+        answered => answered.map_err(|error| sorted(&session.endpoint, doing, &error))?,
+    };
     let parsed = below(&options, &["parsed"]).cloned().unwrap_or_default();
     let status = configured(session, doing, session.try_run("admin", doc! {"replSetGetStatus": 1}).await?)?;
     let set_name = below(&parsed, &["replication"]).and_then(|replication| replication.get_str("replSetName").or(replication.get_str("replSet")).ok());
     let standing = match (&status, set_name) {
         (_, None) => Standing::Standalone,
+        // Who may not ask is told by `hello` at least.
+        (_, Some(_)) if hello.get_bool("isWritablePrimary").unwrap_or(false) => Standing::Primary,
+        (None, Some(_)) if hello.contains_key("setName") => Standing::Secondary,
         (None, Some(_)) => Standing::Uninitiated,
-        (Some(_), Some(_)) if hello.get_bool("isWritablePrimary").unwrap_or(false) => Standing::Primary,
         // Elected, and not through with it.
         (Some(status), Some(_)) => match number(status, "myState") {
             SECONDARY => Standing::Secondary,
@@ -125,21 +152,22 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
             .is_some_and(|security| matches!(security.get_str("authorization"), Ok("enabled")) || security.contains_key("keyFile")),
         key_file: below(&parsed, &["security"]).and_then(|security| security.get_str("keyFile").ok()).map(str::to_owned),
         storage_engine: below(&parsed, &["storage"]).map(|storage| text(storage, "engine")).unwrap_or_default(),
-        user: if session.endpoint.password.is_empty() { String::new() } else { session.endpoint.username.clone() },
+        user,
         ..SourceFacts::default()
     };
     if standing == Standing::Uninitiated {
         return Ok(facts);
     }
     if facts.authorization {
-        facts.forbidden = forbidden(
-            &below(&session.run("admin", doing, doc! {"connectionStatus": 1, "showPrivileges": true}).await?, &["authInfo"]).cloned().unwrap_or_default(),
-        );
+        facts.forbidden = privileges(session, doing).await?;
     }
-    if let (Some(status), true) = (&status, facts.forbidden.is_empty()) {
+    if let (Some(status), false) = (&status, facts.forbidden.iter().any(|action| action == "replSetGetConfig")) {
         let configuration = session.run("admin", doing, doc! {"replSetGetConfig": 1}).await?;
         facts.members = members(below(&configuration, &["config"]), Some(status));
         facts.applied = applied(status);
+        if !facts.forbidden.is_empty() {
+            return Ok(facts);
+        }
         let oldest = session.run("local", doing, doc! {"find": "oplog.rs", "sort": {"$natural": 1}, "limit": 1, "projection": {"ts": 1}}).await?;
         let first = below(&oldest, &["cursor"]).and_then(|cursor| documents(cursor, "firstBatch").next());
         facts.oldest = first.and_then(|entry| entry.get_timestamp("ts").ok()).map(time).unwrap_or_default();
@@ -184,6 +212,7 @@ fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummar
         streaming: state == PRIMARY || state == SECONDARY && !text(status, "syncSourceHost").is_empty(),
         received: applied.clone(),
         applied,
+        records: None,
         trouble: match state {
             PRIMARY | SECONDARY => None,
             RECOVERING => Some("it recovers, or is too far behind the source's oplog (RECOVERING)".to_owned()),
@@ -212,7 +241,10 @@ mod tests {
             |state: i32, from: &str| doc! {"myState": state, "syncSourceHost": from, "optimes": {"appliedOpTime": {"ts": Timestamp { time: 7, increment: 2 }}}};
         let at = Position::Timestamp { seconds: 7, increment: 2 };
         let secondary = replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, "h:1")));
-        assert_eq!(secondary, ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, trouble: None });
+        assert_eq!(
+            secondary,
+            ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: None, trouble: None }
+        );
         assert!(!replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, ""))).streaming, "it reads from nobody");
         let elected = replica_summary(&doc! {"isWritablePrimary": true}, Some(&status(1, "")));
         assert!(elected.leads && !elected.read_only);
