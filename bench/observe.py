@@ -68,6 +68,17 @@ class Observed:
         """The same among what was seen already."""
         return next((at for at, event in self.seen if condition(event["object"])), None)
 
+    def ran(self, pattern, container):
+        """From when until when a container ran, by the node's clock, which counts whole seconds; the pod's name is matched by the pattern."""
+        for _, event in self.seen:
+            thing = event["object"]
+            if thing["kind"] == "Pod" and re.fullmatch(pattern, thing["metadata"]["name"]):
+                for entry in thing.get("status", {}).get("containerStatuses", []):
+                    if entry["name"] == container and "terminated" in entry["state"]:
+                        ended = entry["state"]["terminated"]
+                        return stamp(ended["startedAt"]), stamp(ended["finishedAt"]) + 1
+        return fail(f"container {container} of {pattern} was not seen to end")
+
     def address(self, name):
         """The address of a pod that was seen to run."""
         return next(event["object"]["status"]["podIP"] for _, event in self.seen if in_phase(name, "Running")(event["object"]))

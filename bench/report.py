@@ -91,10 +91,10 @@ def latencies(engine, large):
             continue
         before = [write for run in runs for write in run.before]
         base = p99(before)
-        rows.append([f"{who}: before", len(before), f"{base * 1000:.2f} ms", "", f"{max(before) * 1000:.1f} ms", ""])
+        rows.append([f"{who}: before", len(before), f"{statistics.median(before) * 1000:.2f} ms", f"{base * 1000:.2f} ms", "", f"{max(before) * 1000:.1f} ms", ""])
         for what, writes, goal in [("during the copy from the source", [w for run in runs for w in run.copying], engine.goals["latency"] if who == "Understudy" else ""),
                                    (whole, [w for run in runs for w in run.during], "")]:
-            rows.append([f"{who}: {what}", len(writes), f"{p99(writes) * 1000:.2f} ms", f"{p99(writes) / base:.2f}", f"{max(writes) * 1000:.1f} ms", goal])
+            rows.append([f"{who}: {what}", len(writes), f"{statistics.median(writes) * 1000:.2f} ms", f"{p99(writes) * 1000:.2f} ms", f"{p99(writes) / base:.2f}", f"{max(writes) * 1000:.1f} ms", goal])
     return rows
 
 
@@ -112,7 +112,7 @@ def report(engine, load, empty, large, memory):
     lines += table(["", "median", "each", "goal"], rows)
     if large:
         lines += ["Writes to the source meanwhile:", ""]
-        lines += table(["", "writes", "p99", "ratio to before", "longest", "goal"], latencies(engine, large))
+        lines += table(["", "writes", "median", "p99", "p99 to before", "longest", "goal"], latencies(engine, large))
         for title, runs in [("Where the time goes, Understudy (median of each part):", large.ours), ("By hand:", large.hand), (f"{engine.another_way}:", large.other)]:
             if runs:
                 lines += [title[0].upper() + title[1:], "", *table(["part", "time"], middle([run.parts for run in runs]))]

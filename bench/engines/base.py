@@ -85,9 +85,7 @@ class Engine(ABC):
 
     def copying(self, run):
         """From when until when an observed run of Understudy copied from the source."""
-        begin = run.first(in_phase(".*-backup-.*", "Running"))
-        end = run.first(in_phase(".*-backup-.*", "Succeeded"))
-        return begin, end
+        return run.ran(".*-backup-.*", "backup")
 
 
 class Hand:
@@ -114,12 +112,11 @@ class Hand:
         if self.run.first(in_phase(name, "Failed")):
             fail(f"{name} failed:\n" + kubectl("logs", name, check=False))
         self.done.append((what, at))
-        return at
 
     def copied_from_source(self, name, what, seconds=300):
         """The same for the one that copies from the source."""
-        self.copying = (None, self.ended(name, what, seconds))
-        self.copying = (self.run.first(in_phase(name, "Running")) or self.run.begun, self.copying[1])
+        self.ended(name, what, seconds)
+        self.copying = self.run.ran(name, "hand")
 
     def is_now(self, what, at):
         self.done.append((what, at))

@@ -22,21 +22,19 @@ mysqld --no-defaults --datadir=/tmp/clone --socket=/tmp/clone.sock --pid-file=/t
 until mysqladmin -uroot -S /tmp/clone.sock ping >/dev/null 2>&1; do sleep 0.1; done
 mysql -uroot -S /tmp/clone.sock <<END
 SET GLOBAL clone_valid_donor_list = '$0:3306';
-CLONE INSTANCE FROM hand@'$0':3306 IDENTIFIED BY '$MYSQL_PWD' DATA DIRECTORY = '/hand-backup/data';
+CLONE INSTANCE FROM hand@'$0':3306 IDENTIFIED BY '$HAND_PASSWORD' DATA DIRECTORY = '/hand-backup/data';
 SHUTDOWN;
 END
 wait
 """
 FOLLOW = """
-export MYSQL_PWD
-mysql -uroot -h127.0.0.1 <<END
-CHANGE REPLICATION SOURCE TO SOURCE_HOST = '$0', SOURCE_USER = 'hand', SOURCE_PASSWORD = '$MYSQL_PWD', SOURCE_AUTO_POSITION = 1, SOURCE_SSL = 1;
+MYSQL_PWD=$MYSQL_ROOT_PASSWORD mysql -uroot -h127.0.0.1 <<END
+CHANGE REPLICATION SOURCE TO SOURCE_HOST = '$0', SOURCE_USER = 'hand', SOURCE_PASSWORD = '$MYSQL_ROOT_PASSWORD', SOURCE_AUTO_POSITION = 1, SOURCE_SSL = 1;
 START REPLICA;
 END
 """
 # Something written to the source after the restore has to arrive.
 MARK = "INSERT INTO bench.marks VALUES (); SELECT @@GLOBAL.gtid_executed"
-CAUGHT_UP = 'mysql -uroot -h127.0.0.1 -N -e "SELECT WAIT_FOR_EXECUTED_GTID_SET(\'$0\', 120)"'
 DUMP = """
 mysqldump -h "$0" -uroot --all-databases --single-transaction --source-data=2 --set-gtid-purged=ON --routines --events --triggers \\
 	--result-file=/hand-backup/dump.sql && sync -f /hand-backup
@@ -62,8 +60,11 @@ class Engine(base.Engine):
         ("settings, plugin and users on the source; backup Job made", r"operator: step done: apply Job .*-backup-"),
         ("the backup's volume is provisioned, its pod scheduled", r"pod .*-backup-.* PodScheduled"),
         ("its containers start, the agent begins", r"agent backup: begins mysqld"),
-        ("CLONE, manifest; the restore, which waits beside, begins", r"agent restore: copying"),
-        ("copy, flush; its end is seen by kubelet", r"pod .*-restore-.*: restore terminated"),
+        ("a server of its own is initialised", r"agent backup: a server of our own starts"),
+        ("it starts; CLONE", r"agent backup: cloned"),
+        ("every table of the copy is read", r"agent backup: every table of the copy can be read"),
+        ("checksums, manifest; the restore, which waits beside, begins", r"agent restore: copying"),
+        ("copy; the copy's first start, flush; its end is seen by kubelet", r"pod .*-restore-.*: restore terminated"),
         ("the operator makes the replica", r"operator: step done: apply StatefulSet .*-replica-"),
         ("its pod's init containers", r"pod .*-replica-1-0 Initialized"),
         ("its server starts and replicates", r"CatchingUp: .* has yet to show"),
@@ -99,24 +100,24 @@ class Engine(base.Engine):
         dirty = "SELECT variable_value FROM performance_schema.global_status WHERE variable_name = 'Innodb_buffer_pool_pages_dirty'"
         wait_for("changed pages are on the disk", lambda: int(sql(pod, dirty)) < 100)
         sql(pod, "SET GLOBAL innodb_max_dirty_pages_pct = DEFAULT, GLOBAL innodb_max_dirty_pages_pct_lwm = DEFAULT")
-        return sql(pod, "SELECT concat(round(sum(file_size) / 1e6), ' MB of tables') FROM information_schema.innodb_tablespaces WHERE space_type <> 'System'")
+        return sql(pod, "SELECT concat(round(sum(file_size) / 1e6), ' MB of tables') FROM information_schema.innodb_tablespaces WHERE name LIKE 'bench/%'")
 
     def by_hand(self, of, size, hand):
         shell(f"{of}-0", PREPARE)
         hand.claims_for("hand-backup", "hand-replica")
-        hand.start("hand-clone", ["sh", "-c", CLONE, of], ["hand-backup"], self.client_env())
+        hand.start("hand-clone", ["sh", "-c", CLONE, of], ["hand-backup"], [password("HAND_PASSWORD")])
         hand.copied_from_source("hand-clone", "CLONE to a directory on a volume, its pod ended")
         hand.start("hand-copy", ["sh", "-c", "cp -a /hand-backup/data /hand-replica/data && sync -f /hand-replica/data"], ["hand-backup", "hand-replica"])
         hand.ended("hand-copy", "copy to another volume, its pod ended")
-        hand.start("hand-replica", ["mysqld", "--datadir=/hand-replica/data", *REPLICA], ["hand-replica"], self.client_env(),
-                   ready=["mysqladmin", "-uroot", "-h127.0.0.1", "ping"])
+        hand.start("hand-replica", ["mysqld", "--datadir=/hand-replica/data", *REPLICA], ["hand-replica"], self.environment(),
+                   ready=self.ready)
+        hand.is_now("server started", hand.run.until("the replica is ready", is_pod_ready("hand-replica"), 120))
         self.follow(of, hand)
 
     def follow(self, of, hand):
-        hand.is_now("server started", hand.run.until("the replica is ready", is_pod_ready("hand-replica"), 120))
         shell("hand-replica", FOLLOW, of)
         executed = sql(f"{of}-0", MARK).replace("\\n", "")
-        if shell("hand-replica", CAUGHT_UP, executed) != "0":
+        if sql("hand-replica", f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{executed}', 120)") != "0":
             raise RuntimeError("what was written to the source has not arrived")
         hand.is_now("replicates and has caught up", time.time())
 
@@ -125,7 +126,7 @@ class Engine(base.Engine):
         hand.claims_for("hand-backup", "hand-replica")
         # The new server is made while the dump is.
         hand.start("hand-replica", ["docker-entrypoint.sh", "mysqld", "--datadir=/hand-replica/data", *REPLICA[:1], *REPLICA[2:]], ["hand-replica"],
-                   [*self.environment(), *self.client_env()], ready=["mysqladmin", "-uroot", "-h127.0.0.1", "ping"])
+                   self.environment(), ready=self.ready)
         hand.start("hand-dump", ["sh", "-c", DUMP, of], ["hand-backup"], self.client_env())
         hand.copied_from_source("hand-dump", "mysqldump to a volume, its pod ended")
         hand.run.until("the new server is ready", is_pod_ready("hand-replica"), 120)
