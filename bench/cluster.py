@@ -94,11 +94,14 @@ def service(name, port):
             "spec": {"selector": {"app": name}, "ports": [{"port": port}], "publishNotReadyAddresses": True}}
 
 
-def pod(name, image, command, claims, env=(), labels=None, ready=None):
-    """One container that is run once, with each claim mounted below / by its own name."""
+def pod(name, image, command, claims, env=(), labels=None, ready=None, files=False):
+    """One container that is run once, with each claim mounted below / by its own name, and with the Secret in /etc/bench if it needs its files."""
     volumes = [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims]
     container = {"name": "hand", "image": image, "command": command, "env": list(env),
                  "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in claims]}
+    if files:
+        volumes.append({"name": "files", "secret": {"secretName": "source"}})
+        container["volumeMounts"].append({"name": "files", "mountPath": "/etc/bench"})
     if ready:
         container["readinessProbe"] = {"exec": {"command": ready}, "periodSeconds": 1}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta(name) | {"labels": labels or {}},
