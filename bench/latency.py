@@ -1,4 +1,5 @@
 """A client that writes to the source all the time, and how long each of its writes took."""
+import re
 import subprocess
 import threading
 
@@ -12,7 +13,8 @@ trap '' PIPE
 exec {never}<> <(:)
 begun=
 while :; do
-	coproc SERVER { eval "$CLIENT" 2>&1; }
+	coproc SERVER { eval "$CLIENT" 2>&1; } 2>/dev/null
+	client=$SERVER_PID
 	while begun=${begun:-$EPOCHREALTIME} && printf '%s\n' "$WRITE" >&"${SERVER[1]}"; do
 		answer=
 		while [[ $answer != $ANSWER ]]; do IFS= read -r answer <&"${SERVER[0]}" || break 2; done
@@ -21,6 +23,7 @@ while :; do
 		begun=
 		read -rt 0.02 -u "$never"
 	done 2>/dev/null
+	wait "$client"
 	read -rt 0.1 -u "$never"
 done
 """
@@ -45,8 +48,8 @@ class Writer:
 
     def read(self):
         for line in self.process.stdout:
-            at, microseconds = line.split()
-            self.writes.append((float(at), int(microseconds) / 1e6))
+            if found := re.fullmatch(r"(\d+\.\d+) (\d+)\n", line):
+                self.writes.append((float(found[1]), int(found[2]) / 1e6))
 
     def stop(self):
         self.process.terminate()
@@ -54,9 +57,9 @@ class Writer:
         kubectl("delete", "pod", self.name, "--timeout=30s")
 
     def between(self, begin, end):
-        """How long each write took that was under way in this time; the newest lines are waited for."""
+        """How long each write took that began in this time; the newest lines are waited for."""
         wait_for("what the writer has printed is read", lambda: self.writes[-1][0] > end, 30)
-        return [took for at, took in list(self.writes) if at + took > begin and at < end]
+        return [took for at, took in list(self.writes) if begin <= at < end]
 
 
 def p99(writes):

@@ -13,7 +13,7 @@ from observe import in_phase
 
 CLIENT = 'MONGO_URI="mongodb://root:$MONGO_PASSWORD@127.0.0.1:27017/?directConnection=true" exec mongo-command -db "$0"'
 # Its file must be for the server's eyes alone, which no mounted Secret is.
-SET = 'install -m 400 /etc/bench/keyfile /tmp/keyfile && exec docker-entrypoint.sh mongod --replSet hand --keyFile /tmp/keyfile "$@"'
+SET = 'install -o 999 -m 400 /etc/bench/keyfile /tmp/keyfile && exec docker-entrypoint.sh mongod --replSet hand --keyFile /tmp/keyfile "$@"'
 # Rows that do not compress, repeated at a greater distance than compression looks back.
 ROW, ROWS, BATCH, COPIES = 4000, 2500, 100, 10
 MEMBERS = ["hand-member-1", "hand-member-2"]
@@ -34,7 +34,8 @@ class Engine(base.Engine):
     image = "mongo:6.0"
     port = 27017
     mount = "/data/db"
-    ready = ["mongo-command", '{"ping": 1}']
+    # By name: while the image initialises its data, a server answers on 127.0.0.1 only.
+    ready = ["sh", "-c", "mongo-command -uri \"mongodb://$HOSTNAME:27017/?directConnection=true\" '{\"ping\": 1}'"]
     # An odd number of voters, together with the source.
     replicas = len(MEMBERS)
     supported = False
