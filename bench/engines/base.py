@@ -18,6 +18,8 @@ class Engine(ABC):
     ready: list
     # What is measured when nothing else is said.
     usual = ["large"]
+    # How often, when nothing else is said.
+    runs = 3
     replicas = 1
     # False: this version of the operator is not measured, only what is done by hand.
     supported = True
