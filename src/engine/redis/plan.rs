@@ -176,8 +176,13 @@ impl Engine for Redis {
             steps.push(Step::RaiseBacklog { bytes: BACKLOG_BYTES });
         }
         // Gone with a restart that may have taken the data, too: as soon as replicas can log in, they copy whatever is there.
-        if !facts.role.is_some_and(|role| role.may_replicate) && !wanted.withhold_access {
-            steps.push(Step::CreateUser { user: wanted.identity.role() });
+        let user = wanted.identity.role();
+        match facts.role {
+            // Made again a moment ago, before it was known: the backup's Job is not to give it its password.
+            Some(role) if wanted.withhold_access && !role.has_password => steps.push(Step::DropUser { user }),
+            _ if wanted.withhold_access => {}
+            Some(role) if role.may_replicate => {}
+            _ => steps.push(Step::CreateUser { user }),
         }
         steps
     }
