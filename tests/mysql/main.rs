@@ -3,6 +3,7 @@
 //! The servers' programs are taken from the root file system that `UNDERSTUDY_TEST_MYSQL_ROOT` names, inside which they run, or else from this machine's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod dump;
 mod replica;
 mod support;
 
@@ -15,7 +16,7 @@ use understudy::api::Change;
 use understudy::engine::mysql::{MySql, MySqlSession, SourceFacts, Step};
 use understudy::engine::{Endpoint, Engine, Position, Session, SessionError};
 
-use support::{PASSWORD, PATIENCE, Server, WITHOUT_GTIDS, give, identity, inside, succeed, wanted};
+use support::{PASSWORD, PATIENCE, Server, WITHOUT_GTIDS, Writer, command, give, identity, inside, wanted};
 
 #[tokio::test]
 async fn enabling_and_disabling_leaves_no_trace() {
@@ -47,39 +48,14 @@ async fn the_defaults_of_this_version_need_a_user_and_a_plugin_only() {
 #[tokio::test]
 async fn gtids_go_on_and_off_under_a_writer_without_an_error() {
     let server = Server::new(&WITHOUT_GTIDS).await;
-    server.sql("CREATE DATABASE shop; CREATE TABLE shop.t (n INT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6) DEFAULT NOW(6))");
-    let body = "BEGIN WHILE GET_LOCK('stop', 0) DO DO RELEASE_LOCK('stop'); INSERT INTO shop.t () VALUES (); END WHILE; END";
-    let mut procedure = server.client(&format!("CREATE PROCEDURE shop.write_() {body}"));
-    procedure.arg("--delimiter=//");
-    succeed(procedure);
-    let mut writer = server.client("CALL shop.write_()");
-    let mut writer = writer.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let rows = async |least: u64| {
-        let begun = Instant::now();
-        loop {
-            let count: u64 = server.sql("SELECT COUNT(*) FROM shop.t").parse().unwrap();
-            if count >= least {
-                return count;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{count} rows only: the writer has stopped");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let begun = rows(10).await;
+    let mut writer = Writer::start(&server);
+    let begun = writer.rows(&server, 10).await;
     let recorded = server.enable().await;
-    let on = rows(begun + 10).await;
+    let on = writer.rows(&server, begun + 10).await;
     server.disable(&recorded).await;
-    rows(on + 10).await;
-    assert!(writer.try_wait().unwrap().is_none(), "an error of the writer");
-    let mut locker = server.client("SELECT GET_LOCK('stop', 10), SLEEP(2)");
-    succeed({
-        locker.stdout(Stdio::null());
-        locker
-    });
-    let ended = writer.wait_with_output().unwrap();
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    let longest: f64 =
-        server.sql("SELECT MAX(gap) FROM (SELECT TIMESTAMPDIFF(MICROSECOND, LAG(at) OVER (ORDER BY n), at) / 1e6 AS gap FROM shop.t) g").parse().unwrap();
+    writer.rows(&server, on + 10).await;
+    writer.stop();
+    let longest = Writer::longest_gap(&server);
     assert!(longest < 5.0, "a gap of {longest} s");
     eprintln!("longest gap between two commits: {longest} s");
 }
@@ -190,6 +166,60 @@ async fn an_ordinary_user_gives_facts_and_no_error() {
     for step in MySql::plan_disable(&SourceFacts { connections: 1, ..facts }, &identity(), &recorded) {
         session.execute(&step).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_administrator_that_lost_its_privileges_does_not_leave_our_user_behind() {
+    let server = Server::new(&WITHOUT_GTIDS).await;
+    let before = server.traces();
+    let recorded = server.enable().await;
+    server.sql("CREATE USER admin IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO admin WITH GRANT OPTION");
+    let endpoint = Endpoint { username: "admin".to_owned(), password: "secret".to_owned(), database: String::new(), ..server.endpoint() };
+    let plan = async || {
+        let mut session = MySqlSession::connect(&endpoint).await.unwrap();
+        let facts = session.observe_source(Some(&identity())).await.unwrap();
+        let steps = MySql::plan_disable(&facts, &identity(), &recorded);
+        (session, facts, steps)
+    };
+    for lost in ["ALL ON *.*", "SELECT ON *.*"] {
+        server.sql(&format!("REVOKE {lost} FROM admin"));
+        let (mut session, facts, steps) = plan().await;
+        assert!(MySql::summary(&facts).access, "what is not seen is not taken for lost: {facts:?}");
+        assert!(!steps.is_empty(), "after losing {lost}");
+        let said = session.execute(&steps[0]).await.unwrap_err().to_string();
+        assert!(said.contains("denied"), "{said}");
+        assert_eq!(server.sql("SELECT COUNT(*) FROM mysql.user WHERE User LIKE 'understudy%'"), "1");
+        server.sql("GRANT ALL ON *.* TO admin WITH GRANT OPTION");
+    }
+    let (mut session, _, steps) = plan().await;
+    for step in &steps {
+        session.execute(step).await.unwrap();
+    }
+    assert_eq!(plan().await.2, vec![], "and then it is done");
+    server.sql("DROP USER admin");
+    assert_eq!(server.traces(), before);
+}
+
+#[tokio::test]
+async fn a_reader_of_the_binary_log_keeps_gtids_on_and_that_is_said() {
+    let server = Server::new(&WITHOUT_GTIDS).await;
+    let recorded = server.enable().await;
+    server.sql("CREATE USER reader IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO reader; FLUSH BINARY LOGS");
+    let log = server.sql("SHOW BINARY LOGS").lines().last().unwrap().split('\t').next().unwrap().to_owned();
+    let mut reader = command("/usr/bin/mysqlbinlog");
+    reader.args(["--no-defaults", "--read-from-remote-server", "--stop-never", "--host=127.0.0.1", "--user=reader", &format!("--port={}", server.port)]);
+    let mut reader = reader.arg(log).env("MYSQL_PWD", "secret").stdout(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while server.facts().await.other_replicas == 0 {
+        assert!(begun.elapsed() < PATIENCE && reader.try_wait().unwrap().is_none(), "it does not read");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.disable(&recorded).await;
+    let said = MySql::kept(&server.facts().await, &recorded).expect("it is said");
+    assert!(said.contains("gtid_mode stays ON: 1 replica(s)") && said.contains("RESET PERSIST IF EXISTS gtid_mode"), "{said}");
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    assert_eq!(server.sql("SELECT @@GLOBAL.gtid_mode"), "ON");
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Servers of our own, and an agent beside them.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -211,9 +213,15 @@ impl Server {
         self.session().await.execute(step).await
     }
 
-    pub fn client(&self, sql: &str) -> Command {
+    pub fn connection(&self) -> Command {
         let mut mysql = command("/usr/bin/mysql");
-        mysql.args(["--no-defaults", "-N", "-B", "-u", "root", "-S"]).arg(inside(self.root.path()).join("s")).args(["-e", sql]).env("MYSQL_PWD", PASSWORD);
+        mysql.args(["--no-defaults", "-N", "-B", "-u", "root", "-S"]).arg(inside(self.root.path()).join("s")).env("MYSQL_PWD", PASSWORD);
+        mysql
+    }
+
+    pub fn client(&self, sql: &str) -> Command {
+        let mut mysql = self.connection();
+        mysql.args(["-e", sql]);
         mysql
     }
 
@@ -282,6 +290,66 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop(rustix::process::Signal::KILL);
+    }
+}
+
+/// A client that writes rows, one statement after the other, until it is told to end.
+pub struct Writer {
+    client: Child,
+    go: Arc<AtomicBool>,
+    feeder: std::thread::JoinHandle<()>,
+}
+
+impl Writer {
+    /// Makes `shop.t (n, at)` and writes to it.
+    pub fn start(server: &Server) -> Self {
+        server.sql("CREATE DATABASE shop; CREATE TABLE shop.t (n INT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6) DEFAULT NOW(6))");
+        Self::feed(server, |_| "INSERT INTO shop.t () VALUES ();".to_owned())
+    }
+
+    /// Executes what the function gives for 1, 2, 3 …
+    pub fn feed(server: &Server, statements: impl Fn(u64) -> String + Send + 'static) -> Self {
+        let mut client = server.connection().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut input = client.stdin.take().unwrap();
+        let go = Arc::new(AtomicBool::new(true));
+        let goes = go.clone();
+        let feeder = std::thread::spawn(move || {
+            let mut number = 1;
+            while goes.load(Ordering::Relaxed) && writeln!(input, "{}", statements(number)).is_ok() {
+                number += 1;
+                // A replica that flushes every transaction is to keep up.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self { client, go, feeder }
+    }
+
+    /// How many rows there are, once there are at least so many.
+    pub async fn rows(&mut self, server: &Server, least: u64) -> u64 {
+        let begun = Instant::now();
+        loop {
+            let count: u64 = server.sql("SELECT COUNT(*) FROM shop.t").parse().unwrap();
+            if count >= least {
+                assert!(self.client.try_wait().unwrap().is_none(), "an error of the writer");
+                return count;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{count} rows only: the writer has stopped");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Ends it, once it has executed everything.
+    pub fn stop(self) {
+        self.go.store(false, Ordering::Relaxed);
+        self.feeder.join().unwrap();
+        let ended = self.client.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+
+    /// The longest time between two commits, in seconds.
+    pub fn longest_gap(server: &Server) -> f64 {
+        let gaps = "SELECT MAX(gap) FROM (SELECT TIMESTAMPDIFF(MICROSECOND, LAG(at) OVER (ORDER BY n), at) / 1e6 AS gap FROM shop.t) g";
+        server.sql(gaps).parse().unwrap()
     }
 }
 
