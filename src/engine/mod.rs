@@ -303,6 +303,9 @@ pub trait Engine: Send + Sync + 'static {
     /// The steps that give up what is held for replica `number`; empty when nothing is.
     fn plan_release(facts: &Self::SourceFacts, identity: &Identity, number: u32) -> Vec<Self::Step>;
 
+    /// What stays changed on the source on purpose once it is disabled, with the reason, and what a person does by hand; none where nothing does.
+    fn kept(facts: &Self::SourceFacts, recorded: &[crate::api::Change]) -> Option<String>;
+
     /// What a person does by hand where the source could not be reached while it was to be cleaned.
     fn undo_by_hand(identity: &Identity, recorded: &[crate::api::Change]) -> String;
 

@@ -66,7 +66,10 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
             let steps = E::plan_disable(server, &names.identity, &recorded);
             let refused = facts.failure.as_ref().filter(|_| waited.is_some_and(|waited| waited >= again::ABANDON * 3));
             match refused {
-                _ if steps.is_empty() => {}
+                _ if steps.is_empty() => {
+                    let kept = E::kept(server, &recorded);
+                    draft.steps.extend(kept.map(|note| Step::Tell { warning: true, reason: "SourceKeepsChange", note }));
+                }
                 // Who deletes the resource is not kept waiting for ever by a source that answers and refuses.
                 Some(why) => draft.steps.push(not_cleaned::<E>(&names.identity, &recorded, &format!("the source refused it ({why})"))),
                 None => {

@@ -259,6 +259,10 @@ impl Engine for MongoDb {
         Vec::new()
     }
 
+    fn kept(_: &SourceFacts, _: &[Change]) -> Option<String> {
+        None
+    }
+
     fn undo_by_hand(identity: &Identity, _: &[Change]) -> String {
         format!(
             "kubectl edit statefulset: take --replSet {} and --keyFile {KEY_FILE} out of the arguments, and what is called understudy-… out of volumes and init containers; \

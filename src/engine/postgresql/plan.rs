@@ -308,6 +308,10 @@ impl Engine for PostgreSql {
         }
     }
 
+    fn kept(_facts: &SourceFacts, _recorded: &[Change]) -> Option<String> {
+        None
+    }
+
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let role = identity.role();
         let mut lines = vec![

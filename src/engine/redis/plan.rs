@@ -227,6 +227,10 @@ impl Engine for Redis {
         }
     }
 
+    fn kept(_facts: &SourceFacts, _recorded: &[Change]) -> Option<String> {
+        None
+    }
+
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let mut lines = vec![format!("redis-cli ACL DELUSER {}", identity.role())];
         if let Some(before) = recorded_backlog(recorded).and_then(|change| change.before.as_ref()) {
