@@ -155,6 +155,18 @@ fn follow<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::S
     let serving = |entry: &&ReplicaStatus| entry.proven_at.is_some() && entry.diverged.is_none() && entry.name != leading;
     let proven: Vec<String> = draft.status.replicas.iter().filter(serving).map(|entry| entry.address.clone()).collect();
     environment::publish(subject, facts, draft, &proven);
+    serve(subject, facts, draft, &proven);
+}
+
+/// The pods of replicas that the variables name, and no others, are those that the Service of all replicas leads to.
+fn serve<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, proven: &[String]) {
+    for pod in facts.own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
+        let Some(number) = pod.number else { continue };
+        let serving = proven.contains(&subject.names.host(&subject.names.replica(number)));
+        if serving != pod.serving {
+            draft.steps.push(Step::Serve { pod: pod.name.clone(), serving });
+        }
+    }
 }
 
 /// How long until a resource that is not Ready is looked at again: soon while it may pass, up to a minute where nothing has changed for long. What is
@@ -232,17 +244,6 @@ impl<E: Engine> Enabling<'_, E> {
         }
     }
 
-    /// The pods of replicas that the variables name, and no others, are those that the Service of all replicas leads to.
-    fn serve(&self, draft: &mut Draft<E::Step>, proven: &[String]) {
-        for pod in self.facts.own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
-            let Some(number) = pod.number else { continue };
-            let serving = proven.contains(&self.subject.names.host(&self.subject.names.replica(number)));
-            if serving != pod.serving {
-                draft.steps.push(Step::Serve { pod: pod.name.clone(), serving });
-            }
-        }
-    }
-
     fn request(&self, sequence: u32) -> JobRequest<'_> {
         let workload = Workload {
             names: &self.subject.names,
@@ -308,7 +309,7 @@ impl<E: Engine> Enabling<'_, E> {
             .map(|entry| entry.address.clone())
             .collect();
         let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
-        self.serve(&mut draft, &proven);
+        serve(self.subject, self.facts, &mut draft, &proven);
         let settled = !draft.steps.iter().any(|step| matches!(step, Step::Source(_)));
         let surplus = self.reduce(&mut draft, current);
         self.conclude(draft, &states, backup, configured, (current, settled), surplus)

@@ -42,6 +42,9 @@ pub trait Database: Send + Sized + 'static {
     /// The source restarts once when it is enabled, and once when it is disabled.
     const RESTARTS: bool;
 
+    /// Where the source is gone, the replicas elect one of themselves.
+    const ELECTS: bool;
+
     /// At how many points, the begins and ends of its steps, an enabling can be killed at least.
     const KILLS: usize;
     /// The smallest size in bytes that a full backup can have.

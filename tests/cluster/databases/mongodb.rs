@@ -21,17 +21,14 @@ impl MongoDb {
         answered.map_err(|_| "no answer in 10 s")?.map_err(text)
     }
 
-    /// Everything in a database's collections, but what a server writes about itself.
-    async fn everything(&mut self, database: &str) -> Result<Vec<String>, String> {
+    /// The collections of a database, but what a server writes about its own starts.
+    async fn collections(&mut self, database: &str) -> Result<Vec<String>, String> {
         let listed = self.run(database, doc! {"listCollections": 1, "nameOnly": true}).await?;
-        let collections = listed.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).map_err(|error| error.to_string())?;
-        let mut all = Vec::new();
-        for collection in collections.iter().filter_map(Bson::as_document).filter_map(|found| found.get_str("name").ok()) {
-            let found = self.run(database, doc! {"find": collection, "sort": {"_id": 1}}).await?;
-            let found = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).map_err(|error| error.to_string())?;
-            all.extend(found.iter().map(|document| format!("{database}.{collection}: {document}")));
-        }
-        Ok(all)
+        let found = listed.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).map_err(|error| error.to_string())?;
+        let names = found.iter().filter_map(Bson::as_document).filter_map(|collection| collection.get_str("name").ok());
+        let mut names: Vec<String> = names.filter(|name| *name != "startup_log").map(|name| format!("{database}.{name}")).collect();
+        names.sort();
+        Ok(names)
     }
 }
 
@@ -47,6 +44,7 @@ impl Database for MongoDb {
     const REPLICAS: u32 = 2;
     const STEP: u32 = 2;
     const RESTARTS: bool = true;
+    const ELECTS: bool = true;
     const KILLS: usize = 24;
     const TRACES: usize = 2;
     const LEAST_BACKUP: i64 = 100;
@@ -74,7 +72,7 @@ impl Database for MongoDb {
                     "metadata": {"labels": {"app": name}},
                     "spec": {"terminationGracePeriodSeconds": 30, "containers": [{
                         "name": "mongodb", "image": "mongo:6.0", "args": ["--wiredTigerCacheSizeGB", "0.25"],
-                        "env": [variable("MONGO_INITDB_ROOT_USERNAME", "username"), variable("MONGO_INITDB_ROOT_PASSWORD", "password")],
+                        "env": [{"name": "MONGO_INITDB_ROOT_USERNAME", "value": Self::USER}, variable("MONGO_INITDB_ROOT_PASSWORD", "password")],
                         "ports": [{"containerPort": Self::PORT}],
                         "readinessProbe": {"tcpSocket": {"port": Self::PORT}, "periodSeconds": 1},
                         "volumeMounts": [{"name": "data", "mountPath": "/data/db"}]
@@ -160,7 +158,7 @@ impl Database for MongoDb {
         all.extend(users.get_array("users").into_iter().flatten().map(ToString::to_string));
         let roles = self.run("admin", doc! {"rolesInfo": 1}).await?;
         all.extend(roles.get_array("roles").into_iter().flatten().map(ToString::to_string));
-        all.extend(self.everything("local").await?.into_iter().filter(|line| !line.starts_with("local.startup_log")));
+        all.extend(self.collections("local").await?);
         Ok(all)
     }
 

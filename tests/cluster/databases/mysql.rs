@@ -49,6 +49,7 @@ impl Database for MySql {
     const REPLICAS: u32 = 1;
     const STEP: u32 = 1;
     const RESTARTS: bool = false;
+    const ELECTS: bool = false;
     const KILLS: usize = 18;
     const TRACES: usize = 2;
     const LEAST_BACKUP: i64 = 10 << 20;

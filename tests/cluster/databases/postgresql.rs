@@ -76,6 +76,7 @@ impl Database for PostgreSql {
     const REPLICAS: u32 = 1;
     const STEP: u32 = 1;
     const RESTARTS: bool = false;
+    const ELECTS: bool = false;
     const KILLS: usize = 20;
     const TRACES: usize = 3;
     const LEAST_BACKUP: i64 = 1 << 20;

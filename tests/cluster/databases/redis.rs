@@ -48,6 +48,7 @@ impl Database for Redis {
     const REPLICAS: u32 = 1;
     const STEP: u32 = 1;
     const RESTARTS: bool = false;
+    const ELECTS: bool = false;
     const KILLS: usize = 18;
     const TRACES: usize = 1;
     const LEAST_BACKUP: i64 = 100;

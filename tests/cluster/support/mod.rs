@@ -68,7 +68,10 @@ impl<D: Database> Place<D> {
         // The StatefulSet, and who owns fields of it.
         let name = pod.strip_suffix("-0").unwrap_or(pod);
         let object: Value = serde_json::from_str(&self.kubectl(&["get", "statefulset", name, "-o", "json", "--show-managed-fields"]).unwrap()).unwrap();
-        all.push(object["spec"].to_string());
+        let mut spec = object["spec"].clone();
+        // That is how some scenarios stop it.
+        spec.as_object_mut().unwrap().remove("replicas");
+        all.push(spec.to_string());
         let managers = object["metadata"]["managedFields"].as_array().unwrap().iter().filter(|entry| entry["subresource"].is_null());
         all.push(managers.map(|entry| entry["manager"].to_string()).collect());
         all

@@ -397,6 +397,7 @@ fn who_was_elected_is_followed_and_the_source_again_when_it_is_back() {
     assert_eq!((set.phase(), set.primary().as_str()), (Phase::Degraded, "orders-replica-2-0"));
     assert_eq!(set.variables["MONGODB_ADDRESS"], "orders-replica-2.shop.svc");
     assert_eq!(set.variables["MONGODB_SLAVE_ADDRESSES_INT"], "orders-replica-1.shop.svc");
+    assert_eq!(set.serving, BTreeSet::from(["orders-replica-1-0".to_owned()]), "who reads from replicas is not sent to the one that takes writes");
 
     // It is back, and has yet to catch up: undoing everything waits for that.
     (set.reachable, set.source.standing) = (true, Standing::Secondary);
