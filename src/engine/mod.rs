@@ -93,12 +93,20 @@ pub struct Finding {
     pub message: String,
     /// What the user can do.
     pub remedy: String,
+    /// It endangers what runs already, too: then it is said for as long as it lasts, and stops nothing.
+    pub lasting: bool,
 }
 
 impl Finding {
     /// A finding from its three parts.
     pub fn new(reason: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), remedy: remedy.into() }
+        Self { reason, message: message.into(), remedy: remedy.into(), lasting: false }
+    }
+
+    /// The same finding, which matters to what runs already as well.
+    #[must_use]
+    pub fn lasting(self) -> Self {
+        Self { lasting: true, ..self }
     }
 }
 
@@ -157,6 +165,8 @@ pub struct SourceSummary {
     pub adapted: bool,
     /// Our replication user exists and has a password: who lost its connection could log in again.
     pub access: bool,
+    /// How many records the server is known to have started with; none where `system` tells whose data it is.
+    pub records: Option<u64>,
     /// The last position written.
     pub position: Position,
     /// The oldest position that a replica made from a backup could continue from.
@@ -191,6 +201,8 @@ pub struct ReplicaSummary {
     pub applied: Position,
     /// The last position that it has received.
     pub received: Position,
+    /// How many records it holds; none where a source does not say with how many it has started.
+    pub records: Option<u64>,
     /// What keeps it from applying, in the engine's own words.
     pub trouble: Option<String>,
 }
@@ -212,13 +224,24 @@ pub struct WantedSource {
     pub retention_limit: u64,
     /// Prove that the replication login works: before the backup, when nothing uses it yet.
     pub prove_login: bool,
+    /// A replica holds what the source lacks, or none can say that it does not: where a login is all that it takes to be overwritten, it is not given.
+    pub withhold_access: bool,
 }
 
 impl WantedSource {
     /// What is wanted before there are replicas, of an enabling of this name.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, replicas: Vec::new(), started: Vec::new(), proven: Vec::new(), hosts: BTreeMap::new(), retention_limit: 0, prove_login: true }
+        Self {
+            identity,
+            replicas: Vec::new(),
+            started: Vec::new(),
+            proven: Vec::new(),
+            hosts: BTreeMap::new(),
+            retention_limit: 0,
+            prove_login: true,
+            withhold_access: false,
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         hosts: hosts(subject, count),
         retention_limit: preflight::retention_limit(facts),
         prove_login: true,
+        withhold_access: false,
     };
     if !subject.recorded() {
         findings.extend(preflight::first(subject, facts, &everything));
@@ -56,6 +57,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     let first = !subject.recorded();
+    warn_of(subject, &mut draft, &E::preflight(server, &everything));
     if first {
         draft.status.enablement = Some(subject.names.identity.word().to_owned());
         draft.status.enablements += 1;
@@ -87,6 +89,20 @@ fn hosts(subject: &Subject, count: u32) -> std::collections::BTreeMap<u32, Strin
     let (names, port) = (&subject.names, subject.port);
     let service = |number| if number == 0 { names.source() } else { names.replica(number) };
     (0..=count).map(|number| (number, format!("{}:{port}", names.host(&service(number))))).collect()
+}
+
+/// What has come up since the first change and endangers what runs is said, with an event when it does. It stops nothing.
+fn warn_of<S>(subject: &Subject, draft: &mut Draft<S>, findings: &[Finding]) {
+    let lasting: Vec<Finding> = findings.iter().filter(|finding| finding.lasting).cloned().collect();
+    if lasting.is_empty() {
+        return;
+    }
+    let (reason, message) = super::draft::describe(&lasting);
+    let mut said = subject.resource.status.iter().flat_map(|status| &status.conditions);
+    if !subject.resource.spec.dry_run && !said.any(|condition| condition.type_ == conditions::PREFLIGHT && condition.reason == reason) {
+        draft.steps.push(Step::Tell { warning: true, reason, note: message.clone() });
+    }
+    draft.set(conditions::PREFLIGHT, false, reason, message);
 }
 
 /// A dry run of what is enabled already: what runs goes on running, and the next steps are said instead of executed.
@@ -308,6 +324,7 @@ impl<E: Engine> Enabling<'_, E> {
             started: cared.iter().map(|(number, _)| *number).filter(|number| self.facts.own.stateful_sets.contains_key(&names.replica(*number))).collect(),
             proven: cared.iter().filter(|(number, state)| self.holds(*number, state)).map(|(number, _)| *number).collect(),
             prove_login: untouched && !taken,
+            withhold_access: replica::withholds_access(cared.iter().map(|(_, state)| state), taken),
             ..self.everything.clone()
         };
         let mut steps = Vec::new();
@@ -317,7 +334,9 @@ impl<E: Engine> Enabling<'_, E> {
                 steps.extend(E::plan_release(self.server, &names.identity, *number));
             }
         }
-        steps.extend(E::plan_enable(self.server, &wanted));
+        let planned = E::plan_enable(self.server, &wanted);
+        let withheld = wanted.withhold_access && planned != E::plan_enable(self.server, &WantedSource { withhold_access: false, ..wanted });
+        steps.extend(planned);
         let done = steps.iter().all(|step| E::record(self.server, step).is_none());
         let source: &mut SourceStatus = draft.status.source.get_or_insert_default();
         for change in steps.iter().filter_map(|step| E::record(self.server, step)) {
@@ -329,8 +348,15 @@ impl<E: Engine> Enabling<'_, E> {
         }
         draft.steps.extend(steps.into_iter().map(Step::Source));
         let request = self.request(backup::sequence(draft));
-        let lost = if done { backup::regain_access::<E>(self.subject, self.facts, draft, &self.summary, &request) } else { None };
-        if let Some(lost) = lost {
+        let lost = if done && !withheld { backup::regain_access::<E>(self.subject, self.facts, draft, &self.summary, &request) } else { None };
+        if withheld {
+            draft.set(
+                conditions::SOURCE_CONFIGURED,
+                false,
+                "AccessWithheld",
+                "the replication user is gone, and is not made again: with it, replicas that hold what the source has lost, or do not answer, would copy the source",
+            );
+        } else if let Some(lost) = lost {
             draft.set(conditions::SOURCE_CONFIGURED, false, "AccessLost", lost);
         } else if done {
             draft.set(conditions::SOURCE_CONFIGURED, true, "Configured", "the replication user and what else is needed are in place");

@@ -104,7 +104,8 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     }
     // The replica was asked before the source: whatever it has and the source lacks was written to the replica, or the source went back in time. It stays
     // another database also where the source later reaches the same number: and it is never thrown away as a copy that merely fell behind.
-    if let Some(diverged) = server.position.lacks(&replica.applied).or_else(|| before.and_then(|before| before.diverged.clone())) {
+    let recorded = || before.and_then(|before| before.diverged.clone());
+    if let Some(diverged) = server.position.lacks(&replica.applied).or_else(recorded).or_else(|| lost_records(server, replica)) {
         return State::Diverged(diverged);
     }
     if !replica.streaming {
@@ -123,6 +124,31 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     }
     let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied.reaches(mark));
     if proven || arrived { State::InSync } else { State::CatchingUp }
+}
+
+/// What a replica holds and its source has lost, where their positions do not compare: the source has begun another history, with less than half as many
+/// records. Who can log in has no such replica any more: it has copied them.
+fn lost_records(server: &SourceSummary, replica: &ReplicaSummary) -> Option<String> {
+    let (started, held) = (server.records?, replica.records?);
+    let cut_off = !server.access && !replica.streaming && replica.trouble.is_none();
+    let another = server.position.partial_cmp(&replica.applied).is_none();
+    (cut_off && another && held > started.saturating_mul(2)).then(|| format!("{held} records, and the source has started with {started}"))
+}
+
+/// Whether a login that lets every replica in has to wait: one of them holds what the source lacks, or none has answered yet that it does not. `taken` tells
+/// that a restore goes on by itself, since there is a backup, and ends in a replica that answers.
+pub fn withholds_access<'a>(states: impl Iterator<Item = &'a State>, taken: bool) -> bool {
+    let (mut silent, mut answered) = (false, false);
+    for state in states {
+        match state {
+            State::Diverged(_) => return true,
+            State::Starting(_) => silent = true,
+            State::Restoring | State::RestoreFailed(..) | State::Restored => silent |= taken,
+            State::Absent | State::Removing => {}
+            State::Writable | State::NotReplicating(_) | State::Lost(_) | State::CatchingUp | State::InSync => answered = true,
+        }
+    }
+    silent && !answered
 }
 
 /// The replica's entry in the status.

@@ -105,6 +105,7 @@ impl Engine for MySql {
             leads: true,
             adapted: false,
             access: facts.user_exists && facts.user_access,
+            records: None,
             position: facts.position.clone(),
             oldest_for_seed: facts.purged.clone(),
             oldest_for_replica: facts.purged.clone(),

@@ -133,6 +133,7 @@ impl Engine for PostgreSql {
             leads: true,
             adapted: false,
             access: facts.role_exists && facts.role_has_password,
+            records: None,
             position: facts.position.clone(),
             oldest_for_seed: facts.oldest_wal.clone(),
             oldest_for_replica: facts.oldest_wal.clone(),

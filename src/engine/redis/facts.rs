@@ -31,8 +31,12 @@ pub struct SourceFacts {
     pub used_memory: u64,
     /// Keys in all databases.
     pub keys: u64,
-    /// Keys that the server read from a snapshot when it started (`rdb_last_load_keys_loaded`).
+    /// Keys that have expired since the server started (`expired_keys`).
+    pub keys_expired: u64,
+    /// Keys that the server found in a snapshot when it started, those that had expired meanwhile among them (`rdb_last_load_keys_loaded`, `…_expired`).
     pub keys_loaded: u64,
+    /// Bytes that the append-only file had when the server started or rewrote it last; 0 where it began a new one (`aof_base_size`).
+    pub append_only_base: u64,
     /// Keys written by a snapshot that is being taken, and keys in all.
     pub snapshot: Option<(u64, u64)>,
     /// The user `default` needs no password.
@@ -42,12 +46,20 @@ pub struct SourceFacts {
 }
 
 impl SourceFacts {
-    /// The server has started with nothing: what its replicas hold, if it has had any, exists nowhere else. An append-only file may hold data that no
-    /// count tells of.
+    /// The administrator may not run this command, or it was renamed.
     #[must_use]
-    pub fn started_empty(&self) -> bool {
-        let append_only = self.persistence.is_some_and(|persistence| persistence.append_only);
-        self.offset == 0 && self.backlog_first.is_none() && if append_only { self.keys == 0 } else { self.keys_loaded == 0 }
+    pub fn forbids(&self, command: &str) -> bool {
+        self.forbidden.iter().any(|forbidden| forbidden == command)
+    }
+
+    /// How many keys the server has started with, from what 7.0 and 8 were seen to count; none where it could not be asked.
+    ///
+    /// Those of a snapshot are counted, and stay so while clients write. Those of an append-only file are not: of one that was there, all that is there now is
+    /// taken to have come, and what has expired since.
+    #[must_use]
+    pub fn keys_at_start(&self) -> Option<u64> {
+        let now = if self.append_only_base > 0 { self.keys.saturating_add(self.keys_expired) } else { 0 };
+        (!self.history.is_empty()).then(|| self.keys_loaded.max(now))
     }
 }
 

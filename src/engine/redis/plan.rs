@@ -20,12 +20,13 @@ pub enum Step {
         /// In bytes.
         bytes: u64,
     },
-    /// `ACL SETUSER` with what replication takes and without a password: nobody can log in yet. `ACL SAVE` where there is an ACL file.
+    /// `ACL SETUSER` with what replication takes and without a password: nobody can log in yet. Never `ACL SAVE`: it would write other people's changes, too,
+    /// and a user that outlasts a restart lets replicas in before anybody has looked whether the data did.
     CreateUser {
         /// Its name.
         user: String,
     },
-    /// `ACL DELUSER`, which ends its connections; `ACL SAVE` where there is an ACL file.
+    /// `ACL DELUSER`, which ends its connections.
     DropUser {
         /// Its name.
         user: String,
@@ -45,7 +46,7 @@ impl fmt::Display for Step {
             Self::RaiseBacklog { bytes } => {
                 write!(f, "set {BACKLOG} to {}, so that a replica can go on from the backup (no restart)", format_bytes(*bytes))
             }
-            Self::CreateUser { user } => write!(f, "create the ACL user {user} ({PERMISSIONS})"),
+            Self::CreateUser { user } => write!(f, "create the ACL user {user} ({PERMISSIONS}), in memory only"),
             Self::DropUser { user } => write!(f, "delete the ACL user {user}"),
             Self::RestoreSetting { name, before } => write!(f, "set {name} back to {before}"),
         }
@@ -58,8 +59,6 @@ pub(super) const BACKLOG: &str = "repl-backlog-size";
 const BACKLOG_BYTES: u64 = 64 << 20;
 /// What the replication user may run: `sync` for the backup, the others for the replicas (documentation, "ACL").
 const PERMISSIONS: &str = "+psync +replconf +ping +sync";
-/// Names the ACL file in the record of the user.
-const SAVED: &str = "saved to ";
 
 fn number(version: &str) -> u32 {
     version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
@@ -99,6 +98,7 @@ impl Engine for Redis {
             leads: true,
             adapted: false,
             access: facts.role.is_some_and(|role| role.may_replicate && role.has_password),
+            records: facts.keys_at_start(),
             position: position(&facts.history, facts.offset),
             oldest_for_seed: position(&facts.history, oldest),
             // A replica that the backlog does not reach copies everything by itself.
@@ -136,11 +136,12 @@ impl Engine for Redis {
             ));
         }
         if facts.persistence.is_some_and(|persistence| !persistence.snapshots && !persistence.append_only) {
-            found.push(Finding::new(
+            let finding = Finding::new(
                 "NoPersistence",
-                "the source keeps its data in memory only (save is empty, appendonly is no): after a restart it would be empty, and would empty its replicas",
+                "the source keeps its data in memory only (save is empty, appendonly is no): after a restart it would be empty, and no replica would follow it",
                 r#"run CONFIG SET save "3600 1 300 100 60 10000" (or CONFIG SET appendonly yes), and set the same in its configuration or arguments, so that it outlasts a restart"#,
-            ));
+            );
+            found.push(finding.lasting());
         }
         if !facts.forbidden.is_empty() {
             found.push(Finding::new(
@@ -173,9 +174,8 @@ impl Engine for Redis {
         if facts.backlog_size.is_some_and(|bytes| bytes < BACKLOG_BYTES) {
             steps.push(Step::RaiseBacklog { bytes: BACKLOG_BYTES });
         }
-        // Gone with a restart that took the data, too: as soon as replicas can log in, they copy that nothing. Before the backup there are none.
-        let dangerous = facts.role.is_none() && facts.started_empty() && !wanted.prove_login;
-        if !facts.role.is_some_and(|role| role.may_replicate) && !dangerous {
+        // Gone with a restart that may have taken the data, too: as soon as replicas can log in, they copy whatever is there.
+        if !facts.role.is_some_and(|role| role.may_replicate) && !wanted.withhold_access {
             steps.push(Step::CreateUser { user: wanted.identity.role() });
         }
         steps
@@ -183,11 +183,12 @@ impl Engine for Redis {
 
     fn plan_disable(facts: &SourceFacts, identity: &Identity, recorded: &[Change]) -> Vec<Step> {
         let mut steps = Vec::new();
-        if facts.role.is_some() {
+        // What can't be looked at is not gone: its step fails with the server's own words.
+        if facts.role.is_some() || facts.forbids("acl|getuser") {
             steps.push(Step::DropUser { user: identity.role() });
         }
         if let Some(Change { before: Some(before), after, .. }) = recorded_backlog(recorded)
-            && facts.backlog_size.is_some_and(|bytes| bytes.to_string() == *after)
+            && (facts.backlog_size.is_some_and(|bytes| bytes.to_string() == *after) || facts.forbids("config|get"))
         {
             steps.push(Step::RestoreSetting { name: BACKLOG.to_owned(), before: before.clone() });
         }
@@ -215,19 +216,13 @@ impl Engine for Redis {
             Step::RaiseBacklog { bytes } => {
                 Some(Change { what: format!("setting {BACKLOG}"), before: facts.backlog_size.map(|size| size.to_string()), after: bytes.to_string() })
             }
-            Step::CreateUser { user } => {
-                let saved = if facts.acl_file.is_empty() { String::new() } else { format!(", {SAVED}{}", facts.acl_file) };
-                Some(Change { what: format!("ACL user {user}"), before: None, after: format!("{PERMISSIONS}{saved}") })
-            }
+            Step::CreateUser { user } => Some(Change { what: format!("ACL user {user}"), before: None, after: PERMISSIONS.to_owned() }),
             Step::DropUser { .. } | Step::RestoreSetting { .. } => None,
         }
     }
 
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let mut lines = vec![format!("redis-cli ACL DELUSER {}", identity.role())];
-        if recorded.iter().any(|change| change.after.contains(SAVED)) {
-            lines.push("redis-cli ACL SAVE".to_owned());
-        }
         if let Some(before) = recorded_backlog(recorded).and_then(|change| change.before.as_ref()) {
             lines.push(format!("redis-cli CONFIG SET {BACKLOG} {before}"));
         }
@@ -246,179 +241,4 @@ impl Engine for Redis {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::redis::{Persistence, UserFacts};
-
-    const HISTORY: &str = "c7e86e65e6979c8e62023ea3f44ec04cd1be8f64";
-
-    fn identity() -> Identity {
-        Identity::parse("k3x9q2ab").unwrap()
-    }
-
-    fn wanted() -> WantedSource {
-        WantedSource { replicas: vec![1, 2], ..WantedSource::new(identity()) }
-    }
-
-    fn defaults() -> SourceFacts {
-        SourceFacts {
-            version: "8.0.6".into(),
-            user: "default".into(),
-            persistence: Some(Persistence { snapshots: true, append_only: false }),
-            data_directory: "/data".into(),
-            backlog_size: Some(1 << 20),
-            history: HISTORY.into(),
-            used_memory: 1 << 30,
-            ..SourceFacts::default()
-        }
-    }
-
-    /// The facts that a step leads to: a model of the server, for walking plans to their end.
-    fn after(mut facts: SourceFacts, step: &Step) -> SourceFacts {
-        match step {
-            Step::RaiseBacklog { bytes } => facts.backlog_size = Some(*bytes),
-            Step::CreateUser { .. } => facts.role = Some(UserFacts { may_replicate: true, ..facts.role.unwrap_or_default() }),
-            Step::DropUser { .. } => facts.role = None,
-            Step::RestoreSetting { before, .. } => facts.backlog_size = before.parse().ok(),
-        }
-        facts
-    }
-
-    #[test]
-    fn the_official_images_defaults_have_no_finding() {
-        assert_eq!(Redis::preflight(&defaults(), &wanted()), vec![]);
-        let append_only = SourceFacts { persistence: Some(Persistence { snapshots: false, append_only: true }), ..defaults() };
-        assert_eq!(Redis::preflight(&append_only, &wanted()), vec![]);
-    }
-
-    #[test]
-    fn every_finding_is_reported_at_once_with_its_remedy() {
-        let facts = SourceFacts {
-            version: "6.2.14".into(),
-            replica: true,
-            cluster: true,
-            persistence: Some(Persistence::default()),
-            forbidden: vec!["config|set".into(), "acl|setuser".into()],
-            ..defaults()
-        };
-        let found = Redis::preflight(&facts, &wanted());
-        let reasons: Vec<_> = found.iter().map(|f| f.reason).collect();
-        assert_eq!(reasons, ["VersionTooOld", "SourceIsReplica", "ClusterEnabled", "NoPersistence", "NotPermitted"]);
-        assert!(found.iter().all(|f| !f.remedy.is_empty()));
-        assert!(found[4].message.contains("config|set, acl|setuser"), "{found:?}");
-    }
-
-    #[test]
-    fn what_could_not_be_read_is_no_finding_of_its_own() {
-        let facts = SourceFacts { user: "app".into(), forbidden: vec!["info".into()], ..SourceFacts::default() };
-        let reasons: Vec<_> = Redis::preflight(&facts, &wanted()).iter().map(|f| f.reason).collect();
-        assert_eq!(reasons, ["NotPermitted"]);
-    }
-
-    #[test]
-    fn enabling_interrupted_anywhere_and_disabling_ends_where_it_began() {
-        let start = defaults();
-        let steps = Redis::plan_enable(&start, &wanted());
-        assert_eq!(steps.len(), 2);
-        for cut in 0..=steps.len() {
-            let mut recorded = vec![];
-            let mut facts = start.clone();
-            for step in &steps[..cut] {
-                recorded.extend(Redis::record(&start, step));
-                facts = after(facts, step);
-            }
-            let mut resumed = facts.clone();
-            for step in Redis::plan_enable(&facts, &wanted()) {
-                resumed = after(resumed, &step);
-            }
-            assert_eq!((resumed.backlog_size, resumed.role.map(|role| role.may_replicate)), (Some(64 << 20), Some(true)));
-            assert_eq!(Redis::plan_enable(&resumed, &wanted()), vec![]);
-            for step in Redis::plan_disable(&facts, &identity(), &recorded) {
-                facts = after(facts, &step);
-            }
-            assert_eq!(facts, start, "cut after {cut} steps");
-            assert_eq!(Redis::plan_disable(&facts, &identity(), &recorded), vec![]);
-        }
-    }
-
-    #[test]
-    fn a_backlog_that_the_user_has_set_is_left_alone() {
-        let facts = SourceFacts { backlog_size: Some(256 << 20), ..defaults() };
-        assert!(!Redis::plan_enable(&facts, &wanted()).iter().any(|step| matches!(step, Step::RaiseBacklog { .. })));
-        let recorded = [Redis::record(&defaults(), &Step::RaiseBacklog { bytes: 64 << 20 }).unwrap()];
-        assert!(Redis::plan_disable(&facts, &identity(), &recorded).is_empty(), "changed by the user since: not ours any more");
-    }
-
-    #[test]
-    fn a_user_that_was_lost_or_changed_is_made_again() {
-        let usable = UserFacts { may_replicate: true, has_password: true };
-        let with = |role| SourceFacts { role, backlog_size: Some(64 << 20), ..defaults() };
-        assert_eq!(Redis::plan_enable(&with(Some(usable)), &wanted()), vec![]);
-        assert!(Redis::summary(&with(Some(usable))).access);
-        for role in [None, Some(UserFacts { may_replicate: false, has_password: true })] {
-            assert_eq!(Redis::plan_enable(&with(role), &wanted()), vec![Step::CreateUser { user: "understudy_k3x9q2ab".into() }]);
-            assert!(!Redis::summary(&with(role)).access);
-        }
-        assert!(!Redis::summary(&with(Some(UserFacts { may_replicate: true, has_password: false }))).access);
-    }
-
-    #[test]
-    fn replicas_are_kept_from_a_source_that_came_back_empty() {
-        let makes_user = |facts: &SourceFacts, prove_login| {
-            let steps = Redis::plan_enable(facts, &WantedSource { prove_login, ..wanted() });
-            steps.iter().any(|step| matches!(step, Step::CreateUser { .. }))
-        };
-        let append_only = Some(Persistence { snapshots: false, append_only: true });
-        let empty = SourceFacts { keys: 3, ..defaults() };
-        assert!(makes_user(&empty, true), "a new database that gets its first replica");
-        assert!(!makes_user(&empty, false), "its clients have begun to write again");
-        assert!(!makes_user(&SourceFacts { keys: 0, persistence: append_only, ..empty.clone() }, false));
-        for well in [
-            SourceFacts { keys_loaded: 3, ..empty.clone() },
-            SourceFacts { offset: 14, ..empty.clone() },
-            SourceFacts { backlog_first: Some(1), ..empty.clone() },
-            SourceFacts { persistence: append_only, ..empty.clone() },
-            SourceFacts { role: Some(UserFacts::default()), ..empty.clone() },
-        ] {
-            assert!(makes_user(&well, false), "{well:?}");
-        }
-    }
-
-    #[test]
-    fn a_backup_seeds_as_long_as_the_backlog_reaches_it() {
-        let at = |bytes| position(HISTORY, bytes);
-        let with = |first| Redis::summary(&SourceFacts { offset: 500, backlog_first: first, ..defaults() }).oldest_for_seed;
-        // The copy of a source that never had a replica stands at 0, and its backlog begins with byte 1.
-        assert!(at(0).reaches(&with(Some(1))));
-        assert!(at(99).reaches(&with(Some(100))) && !at(98).reaches(&with(Some(100))));
-        assert!(!at(499).reaches(&with(None)), "without a backlog nothing is kept");
-        assert!(!position("another", 400).reaches(&with(Some(100))), "the source began another history");
-        let summary = Redis::summary(&defaults());
-        assert!(Position::Bytes(1).reaches(&summary.oldest_for_replica), "never lost: it copies everything by itself");
-    }
-
-    #[test]
-    fn progress_is_the_share_of_keys() {
-        let with = |snapshot| Redis::summary(&SourceFacts { snapshot, ..defaults() }).backup_progress;
-        assert_eq!(with(Some((5, 10))), Some((1 << 29, Some(1 << 30))));
-        assert_eq!((with(Some((0, 0))), with(None)), (None, None));
-    }
-
-    #[test]
-    fn undoing_by_hand_names_what_was_changed() {
-        let facts = SourceFacts { acl_file: "/data/users.acl".into(), ..defaults() };
-        let recorded: Vec<Change> = Redis::plan_enable(&facts, &wanted()).iter().filter_map(|step| Redis::record(&facts, step)).collect();
-        let said = Redis::undo_by_hand(&identity(), &recorded);
-        assert_eq!(said, "redis-cli ACL DELUSER understudy_k3x9q2ab; redis-cli ACL SAVE; redis-cli CONFIG SET repl-backlog-size 1048576");
-        assert_eq!(Redis::undo_by_hand(&identity(), &[]), "redis-cli ACL DELUSER understudy_k3x9q2ab");
-    }
-
-    #[test]
-    fn positions_are_read_as_they_are_written() {
-        let text = format!("{HISTORY}:18446744073709551615");
-        assert_eq!(Redis::format_position(&Redis::parse_position(&text).unwrap()), text);
-        for wrong in ["1", "x:1", HISTORY, &format!("{HISTORY}:-1")] {
-            assert_eq!(Redis::parse_position(wrong), None, "{wrong}");
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! The plan against a model of the world.
 
+mod lost;
 mod upkeep;
 mod world;
 

@@ -22,6 +22,9 @@ const STATEMENT: Duration = Duration::from_secs(10);
 /// Codes of a server that starts, stops, elects or copies: they say nothing about the request (manual, "Error Codes").
 const PASSING: [i32; 8] = [91, 94, 189, 10107, 11600, 11602, 13435, 13436];
 
+/// `Unauthorized`.
+const UNAUTHORIZED: i32 = 13;
+
 /// A connection as the administrator. It ends with this value.
 pub struct MongoSession {
     client: Client,
@@ -41,6 +44,8 @@ fn sorted(endpoint: &Endpoint, doing: &str, error: &Error) -> SessionError {
     let at = |message: &str| SessionError::Unreachable(format!("{}:{}: {message}", endpoint.host, endpoint.port));
     match (answer(error), error.kind.as_ref()) {
         (Some((code, message)), _) if PASSING.contains(&code) => at(message),
+        // Nobody who has logged in: the server wants a login, and the credentials have none.
+        (Some((UNAUTHORIZED, message)), _) if endpoint.password.is_empty() => SessionError::Refused(message.to_owned()),
         (Some((_, message)), _) => SessionError::Failed { doing: doing.to_owned(), message: message.to_owned() },
         (None, ErrorKind::Authentication { message, .. }) => SessionError::Refused(message.clone()),
         (None, ErrorKind::ServerSelection { .. }) => at(innermost(&error.to_string())),

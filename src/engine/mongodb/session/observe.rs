@@ -4,7 +4,7 @@ use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::error::Error;
 
 use super::super::facts::{Member, SourceFacts, Standing};
-use super::{MongoSession, answer, sorted};
+use super::{MongoSession, UNAUTHORIZED, answer, sorted};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
 
 /// `NotYetInitialized`: there is no configuration.
@@ -18,7 +18,7 @@ const RECOVERING: i64 = 3;
 const REMOVED: i64 = 10;
 
 /// What an administrator has to be allowed on the cluster, and on the database of users.
-const ON_CLUSTER: [&str; 4] = ["replSetConfigure", "replSetGetStatus", "replSetGetConfig", "appendOplogNote"];
+const ON_CLUSTER: [&str; 5] = ["getCmdLineOpts", "replSetConfigure", "replSetGetStatus", "replSetGetConfig", "appendOplogNote"];
 const ON_USERS: [&str; 3] = ["createRole", "grantRole", "dropRole"];
 
 fn text(document: &Document, key: &str) -> String {
@@ -95,14 +95,43 @@ fn forbidden(privileges: &Document) -> Vec<String> {
     missing.map(|action| (*action).to_owned()).collect()
 }
 
+fn is_unauthorized(answered: &Result<Document, Error>) -> bool {
+    answered.as_ref().is_err_and(|error| answer(error).is_some_and(|(code, _)| code == UNAUTHORIZED))
+}
+
+/// What the user of this session may not do.
+async fn lacking(session: &MongoSession, doing: &str) -> Result<Vec<String>, SessionError> {
+    let answered = session.run("admin", doing, doc! {"connectionStatus": 1, "showPrivileges": true}).await?;
+    Ok(forbidden(below(&answered, &["authInfo"]).unwrap_or(&Document::new())))
+}
+
+/// What a server tells a user who may not even ask how it was started.
+fn told_to_anybody(hello: &Document) -> SourceFacts {
+    let set_name = hello.get_str("setName").ok();
+    let standing = match (set_name, hello.get_bool("isWritablePrimary").unwrap_or(false)) {
+        (None, true) => Standing::Standalone,
+        (Some(_), true) => Standing::Primary,
+        _ if hello.get_bool("secondary").unwrap_or(false) => Standing::Secondary,
+        _ => Standing::Other,
+    };
+    SourceFacts { standing, set_name: set_name.map(str::to_owned), authorization: true, ..SourceFacts::default() }
+}
+
 /// See [`crate::engine::Session::observe_source`].
 pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
     let doing = "reading the server's state";
     let hello = session.run("admin", doing, doc! {"hello": 1}).await?;
     let build = session.run("admin", doing, doc! {"buildInfo": 1}).await?;
-    let options = session.run("admin", doing, doc! {"getCmdLineOpts": 1}).await?;
+    let version = text(&build, "version");
+    let user = if session.endpoint.password.is_empty() { String::new() } else { session.endpoint.username.clone() };
+    let options = session.try_run("admin", doc! {"getCmdLineOpts": 1}).await?;
+    let status = session.try_run("admin", doc! {"replSetGetStatus": 1}).await?;
+    if !user.is_empty() && (is_unauthorized(&options) || is_unauthorized(&status)) {
+        return Ok(SourceFacts { version, user, forbidden: lacking(session, doing).await?, ..told_to_anybody(&hello) });
+    }
+    let options = options.map_err(|error| sorted(&session.endpoint, doing, &error))?;
     let parsed = below(&options, &["parsed"]).cloned().unwrap_or_default();
-    let status = configured(session, doing, session.try_run("admin", doc! {"replSetGetStatus": 1}).await?)?;
+    let status = configured(session, doing, status)?;
     let set_name = below(&parsed, &["replication"]).and_then(|replication| replication.get_str("replSetName").or(replication.get_str("replSet")).ok());
     let standing = match (&status, set_name) {
         (_, None) => Standing::Standalone,
@@ -116,7 +145,7 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
         },
     };
     let mut facts = SourceFacts {
-        version: text(&build, "version"),
+        version,
         standing,
         set_name: set_name.map(str::to_owned),
         sharded: text(&hello, "msg") == "isdbgrid" || below(&parsed, &["sharding"]).is_some_and(|sharding| sharding.contains_key("clusterRole")),
@@ -125,16 +154,14 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
             .is_some_and(|security| matches!(security.get_str("authorization"), Ok("enabled")) || security.contains_key("keyFile")),
         key_file: below(&parsed, &["security"]).and_then(|security| security.get_str("keyFile").ok()).map(str::to_owned),
         storage_engine: below(&parsed, &["storage"]).map(|storage| text(storage, "engine")).unwrap_or_default(),
-        user: if session.endpoint.password.is_empty() { String::new() } else { session.endpoint.username.clone() },
+        user,
         ..SourceFacts::default()
     };
     if standing == Standing::Uninitiated {
         return Ok(facts);
     }
     if facts.authorization {
-        facts.forbidden = forbidden(
-            &below(&session.run("admin", doing, doc! {"connectionStatus": 1, "showPrivileges": true}).await?, &["authInfo"]).cloned().unwrap_or_default(),
-        );
+        facts.forbidden = lacking(session, doing).await?;
     }
     if let (Some(status), true) = (&status, facts.forbidden.is_empty()) {
         let configuration = session.run("admin", doing, doc! {"replSetGetConfig": 1}).await?;
@@ -184,6 +211,7 @@ fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummar
         streaming: state == PRIMARY || state == SECONDARY && !text(status, "syncSourceHost").is_empty(),
         received: applied.clone(),
         applied,
+        records: None,
         trouble: match state {
             PRIMARY | SECONDARY => None,
             RECOVERING => Some("it recovers, or is too far behind the source's oplog (RECOVERING)".to_owned()),
@@ -212,7 +240,7 @@ mod tests {
             |state: i32, from: &str| doc! {"myState": state, "syncSourceHost": from, "optimes": {"appliedOpTime": {"ts": Timestamp { time: 7, increment: 2 }}}};
         let at = Position::Timestamp { seconds: 7, increment: 2 };
         let secondary = replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, "h:1")));
-        assert_eq!(secondary, ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, trouble: None });
+        assert_eq!(secondary, ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: None, trouble: None });
         assert!(!replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, ""))).streaming, "it reads from nobody");
         let elected = replica_summary(&doc! {"isWritablePrimary": true}, Some(&status(1, "")));
         assert!(elected.leads && !elected.read_only);

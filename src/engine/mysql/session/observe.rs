@@ -202,6 +202,7 @@ pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, Sessi
         applied: position(doing, &executed)?,
         // What was applied counts as received: what was restored has never been received.
         received: position(doing, &format!("{executed},{}", row.word("received")))?,
+        records: None,
         trouble,
     })
 }

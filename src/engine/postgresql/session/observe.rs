@@ -209,6 +209,7 @@ pub async fn replica(session: &mut PostgreSqlSession) -> Result<ReplicaSummary, 
         streaming: row.yes("streaming"),
         applied: Position::Bytes(row.number("applied")),
         received: Position::Bytes(row.number("received")),
+        records: None,
         trouble: row.yes("paused").then(|| paused.to_owned()),
     })
 }

@@ -87,10 +87,15 @@ impl RedisSession {
         if !login.is_empty() {
             self.ask(doing, login).await.map_err(|error| refusal(error, &password))?;
         }
-        match self.ask(doing, &["PING"]).await {
-            // Who may not even do this is logged in all the same; what is missing is a finding.
-            Err(SessionError::Failed { .. }) => Ok(()),
-            other => other.map(drop),
+        match self.ask_all(doing, &[vec!["PING"]]).await?.into_iter().next() {
+            // A replica that is cut off, and is to serve no stale data, still says what it is.
+            Some(Err(error)) if error.code() == Some("MASTERDOWN") => Ok(()),
+            Some(Err(error)) => match sorted(&self.endpoint, doing, &error) {
+                // Who may not even do this is logged in all the same; what is missing is a finding.
+                SessionError::Failed { .. } => Ok(()),
+                other => Err(other),
+            },
+            _ => Ok(()),
         }
     }
 
