@@ -54,7 +54,8 @@ fn reason(tool: &str, lines: &[String]) -> Option<String> {
     let prefix = format!("{tool}: ");
     // MongoDB's tools say the time first.
     let timed = |line: &'_ str| line.starts_with(|c: char| c.is_ascii_digit()).then(|| line.find('\t')).flatten().map_or(0, |tab| tab + 1);
-    let words = || lines.iter().map(|line| line.strip_prefix(&prefix).unwrap_or(line)).filter_map(|line| line.get(timed(line)..)).filter(|line| !line.is_empty());
+    let words =
+        || lines.iter().map(|line| line.strip_prefix(&prefix).unwrap_or(line)).filter_map(|line| line.get(timed(line)..)).filter(|line| !line.is_empty());
     let telling = |line: &&str| ["error: ", "fatal: ", "failed: ", "detail: ", "hint: "].iter().any(|kind| line.to_lowercase().starts_with(kind));
     let mut chosen: Vec<&str> = words().filter(telling).collect();
     if chosen.is_empty() {

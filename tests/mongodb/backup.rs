@@ -96,7 +96,8 @@ async fn a_backup_taken_under_writes_restores_to_its_position_and_shows_no_passw
     // Everything up to the position, and nothing after it: as the source's own log has it.
     let Position::Timestamp { seconds, increment } = position else { panic!("{position:?}") };
     let until = Timestamp { time: seconds, increment };
-    let written = doc! {"find": "oplog.rs", "filter": {"ns": "shop.orders", "op": "i", "ts": {"$lte": until}}, "batchSize": 100_000, "projection": {"o._id": 1}};
+    let written =
+        doc! {"find": "oplog.rs", "filter": {"ns": "shop.orders", "op": "i", "ts": {"$lte": until}}, "batchSize": 100_000, "projection": {"o._id": 1}};
     let written = batch(&set.source.run("local", written).await.unwrap());
     let count = i64::try_from(written.len()).unwrap();
     assert!(count >= first, "{count} orders until the position, and {first} before the backup began");

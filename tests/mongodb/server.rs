@@ -207,12 +207,7 @@ impl Server {
     }
 
     /// What is observed, once it is as asked.
-    async fn observed<T: Debug>(
-        &self,
-        what: &str,
-        mut observe: impl AsyncFnMut(MongoSession) -> Result<T, SessionError>,
-        enough: impl Fn(&T) -> bool,
-    ) -> T {
+    async fn observed<T: Debug>(&self, what: &str, mut observe: impl AsyncFnMut(MongoSession) -> Result<T, SessionError>, enough: impl Fn(&T) -> bool) -> T {
         let seen = RefCell::new(String::new());
         let ask = async || {
             let found = match MongoSession::connect(&self.endpoint()).await {

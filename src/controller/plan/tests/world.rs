@@ -126,7 +126,15 @@ impl World {
             .map(|number| {
                 let held = self.source.slots.iter().any(|slot| slot.number == number && slot.wal_status == "reserved");
                 let applied = self.source.position.clone();
-                let well = ReplicaSummary { read_only: true, leads: false, streaming: held, applied: applied.clone(), received: applied, records: None, trouble: None };
+                let well = ReplicaSummary {
+                    read_only: true,
+                    leads: false,
+                    streaming: held,
+                    applied: applied.clone(),
+                    received: applied,
+                    records: None,
+                    trouble: None,
+                };
                 (number, Server::Up(self.replica.clone().unwrap_or(well)))
             })
             .collect();
@@ -413,5 +421,13 @@ pub fn world_with_replica(summary: ReplicaSummary) -> World {
 
 /// What a replica's server says that is nearly in step.
 pub fn streaming() -> ReplicaSummary {
-    ReplicaSummary { read_only: true, leads: false, streaming: true, applied: Position::Bytes(900), received: Position::Bytes(900), records: None, trouble: None }
+    ReplicaSummary {
+        read_only: true,
+        leads: false,
+        streaming: true,
+        applied: Position::Bytes(900),
+        received: Position::Bytes(900),
+        records: None,
+        trouble: None,
+    }
 }

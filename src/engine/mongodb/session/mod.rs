@@ -22,6 +22,10 @@ const STATEMENT: Duration = Duration::from_secs(10);
 /// Codes of a server that starts, stops, elects or copies: they say nothing about the request (manual, "Error Codes").
 const PASSING: [i32; 8] = [91, 94, 189, 10107, 11600, 11602, 13435, 13436];
 
+/// What is said of a member that is not there yet.
+const WAITS: &str = "it waits to be added to the replica set";
+const COPIES: &str = "it copies everything from the source (initial sync)";
+
 /// `Unauthorized`.
 const UNAUTHORIZED: i32 = 13;
 
@@ -96,7 +100,7 @@ async fn explain(endpoint: &Endpoint, refused: SessionError) -> SessionError {
     match session.run("admin", "connecting", doc! {"hello": 1}).await {
         Ok(hello) if !hello.get_bool("isWritablePrimary").unwrap_or(true) && !hello.get_bool("secondary").unwrap_or(false) => {
             let waits = hello.get_bool("isreplicaset").unwrap_or(false);
-            let why = if waits { "it waits to be added to the replica set" } else { "it copies everything from the source (initial sync)" };
+            let why = if waits { WAITS } else { COPIES };
             SessionError::Unreachable(why.to_owned())
         }
         _ => refused,

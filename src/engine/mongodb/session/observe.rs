@@ -4,7 +4,7 @@ use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::error::Error;
 
 use super::super::facts::{Member, SourceFacts, Standing};
-use super::{MongoSession, UNAUTHORIZED, answer, sorted};
+use super::{COPIES, MongoSession, UNAUTHORIZED, WAITS, answer, sorted};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
 
 /// `NotYetInitialized`: there is no configuration.
@@ -15,6 +15,7 @@ const NO_REPLICATION: i32 = 76;
 const PRIMARY: i64 = 1;
 const SECONDARY: i64 = 2;
 const RECOVERING: i64 = 3;
+const STARTUP2: i64 = 5;
 const REMOVED: i64 = 10;
 
 /// What an administrator has to be allowed on the cluster, and on the database of users.
@@ -199,7 +200,7 @@ pub async fn replica(session: &mut MongoSession) -> Result<ReplicaSummary, Sessi
 fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummary {
     let writable = hello.get_bool("isWritablePrimary").unwrap_or(false);
     let Some(status) = status else {
-        let trouble = (!writable).then(|| "it waits to be added to the replica set".to_owned());
+        let trouble = (!writable).then(|| WAITS.to_owned());
         return ReplicaSummary { read_only: !writable, trouble, ..ReplicaSummary::default() };
     };
     let state = number(status, "myState");
@@ -215,6 +216,7 @@ fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummar
         trouble: match state {
             PRIMARY | SECONDARY => None,
             RECOVERING => Some("it recovers, or is too far behind the source's oplog (RECOVERING)".to_owned()),
+            STARTUP2 => Some(COPIES.to_owned()),
             REMOVED => Some("it is not a member of the replica set (REMOVED)".to_owned()),
             _ => Some(format!(
                 "its state is {}",
@@ -240,13 +242,17 @@ mod tests {
             |state: i32, from: &str| doc! {"myState": state, "syncSourceHost": from, "optimes": {"appliedOpTime": {"ts": Timestamp { time: 7, increment: 2 }}}};
         let at = Position::Timestamp { seconds: 7, increment: 2 };
         let secondary = replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, "h:1")));
-        assert_eq!(secondary, ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: None, trouble: None });
+        assert_eq!(
+            secondary,
+            ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: None, trouble: None }
+        );
         assert!(!replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, ""))).streaming, "it reads from nobody");
         let elected = replica_summary(&doc! {"isWritablePrimary": true}, Some(&status(1, "")));
         assert!(elected.leads && !elected.read_only);
         let alone = replica_summary(&doc! {"isWritablePrimary": true}, None);
         assert!(!alone.leads && !alone.read_only, "without a set nobody elected it");
         assert!(replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(3, ""))).trouble.is_some_and(|trouble| trouble.contains("RECOVERING")));
+        assert!(replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(5, ""))).trouble.is_some_and(|trouble| trouble.contains("copies")));
         assert!(replica_summary(&doc! {}, None).trouble.is_some_and(|trouble| trouble.contains("waits")));
     }
 
