@@ -115,6 +115,7 @@ impl Server {
             let user = doc! {"createUser": "root", "pwd": password, "roles": [{"role": "root", "db": "admin"}]};
             server.nobody().database("admin").run_command(user).await.unwrap();
         }
+        server.answers().await;
         server
     }
 
