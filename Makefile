@@ -6,7 +6,7 @@ TARGET := x86_64-unknown-linux-gnu
 CLUSTER_COMMAND := deploy/local/cluster
 # CLUSTER=current: the cluster of the current kubectl context, instead of a throw-away one.
 export CLUSTER ?= local
-# Which database the demo shows.
+# Which database the demo shows and the benchmark measures.
 export ENGINE ?= postgresql
 
 .PHONY: help
@@ -63,6 +63,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	$(CLUSTER_TESTS) --test killed -- --test-threads=1
 	deploy/local/test.sh
 
+# SIZE=megabytes, RUNS=times.
 .PHONY: bench
-bench: cluster-up $(if $(IMAGE),,image) install ## measure it beside the same steps by hand (WRITE=1: keep the result in docs/benchmarks.md)
-	@$(CLUSTER_COMMAND) enter bench/run $(if $(WRITE),--write)
+bench: cluster-up $(if $(IMAGE),,image) install ## measure it beside the same steps by hand (ENGINE=…; WRITE=1: keep the result in docs/benchmarks.md)
+	@$(CLUSTER_COMMAND) enter bench/run --engine "$$ENGINE" $(if $(SIZE),--size $(SIZE)) $(if $(RUNS),--runs $(RUNS)) $(if $(WRITE),--write)

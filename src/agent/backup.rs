@@ -22,6 +22,8 @@ pub struct Filled {
     pub position: String,
     /// A SHA-256 that is another one if any file is.
     pub checksum: String,
+    /// What a person should know of the way in which it was taken; none where it is the usual one.
+    pub note: Option<String>,
 }
 
 /// Takes a full backup, and sets the replication user's password to the one that the backup volume keeps. A backup that exists is not taken again.
@@ -58,6 +60,7 @@ async fn take<E: Tools>(request: &Backup, mut session: E::Session, password: &st
         bytes: bytes_below(&partial.join("data"))?,
         checksum: filled.checksum,
         completed_at: k8s_openapi::jiff::Timestamp::now().to_string(),
+        note: filled.note,
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|error| AgentError::Refused(error.to_string()))?;
     sync_file_system(&request.volume)?;

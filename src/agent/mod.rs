@@ -26,6 +26,9 @@ use crate::resources::format_bytes;
 /// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
 const BACKUP_BEGINS: Duration = Duration::from_mins(2);
 
+/// The longest termination message, in bytes: Kubernetes cuts it off at 4096.
+const MESSAGE: usize = 4000;
+
 /// What an engine brings to the agent: the parts that know its tools and its files.
 pub trait Tools: Engine {
     /// Room in bytes that a backup takes on its volume besides the data.
@@ -245,7 +248,7 @@ pub async fn run(command: Command) -> ExitCode {
         }
     };
     let file = common.map(|common| common.termination_message).filter(|file| file.exists());
-    if let Some(error) = file.and_then(|file| std::fs::write(file, message.chars().take(4000).collect::<String>()).err()) {
+    if let Some(error) = file.and_then(|file| std::fs::write(file, message.get(..message.floor_char_boundary(MESSAGE)).unwrap_or_default()).err()) {
         tracing::warn!(%error, "the termination message can't be written");
     }
     if stopped {
@@ -268,7 +271,7 @@ async fn execute<E: Tools>(command: Command) -> Result<String, AgentError> {
         Command::Install { .. } => {}
         Command::Backup(backup) => {
             let manifest = backup::backup::<E>(&backup).await?;
-            return serde_json::to_string(&manifest).map_err(|error| AgentError::Refused(error.to_string()));
+            return manifest.report(MESSAGE);
         }
         Command::Restore(restore) => {
             seed::await_backup(&restore, BACKUP_BEGINS).await;

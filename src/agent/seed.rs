@@ -32,6 +32,32 @@ pub struct Manifest {
     pub checksum: String,
     /// When it was complete, RFC 3339.
     pub completed_at: String,
+    /// What a person should know of the way in which it was taken; none where it is the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl Manifest {
+    /// The manifest as JSON of at most `limit` bytes: a part that may be long is left out rather than that the whole is cut off, which nobody could read. The
+    /// file on the volume has everything.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if it can't be written as JSON.
+    pub fn report(&self, limit: usize) -> Result<String, AgentError> {
+        let refused = |error: serde_json::Error| AgentError::Refused(error.to_string());
+        let mut value = serde_json::to_value(self).map_err(refused)?;
+        for part in ["position", "note"] {
+            let text = value.to_string();
+            if text.len() <= limit {
+                return Ok(text);
+            }
+            tracing::info!(part, value = %value[part], "too long for the termination message");
+            if let Some(parts) = value.as_object_mut() {
+                parts.remove(part);
+            }
+        }
+        Ok(value.to_string())
+    }
 }
 
 /// What a data directory was restored from.

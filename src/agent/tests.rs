@@ -21,6 +21,7 @@ fn request(root: &Path) -> Restore {
         bytes: 7,
         checksum: "abc".into(),
         completed_at: "2026-11-24T00:00:00Z".into(),
+        note: None,
     };
     fs::write(backup.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     Restore {
@@ -34,6 +35,30 @@ fn request(root: &Path) -> Restore {
         primary_host: "orders-primary".into(),
         primary_port: 5432,
     }
+}
+
+#[test]
+fn a_manifest_that_is_too_long_for_a_message_leaves_out_its_position_and_stays_json() {
+    let manifest = |position: usize, note: usize| Manifest {
+        engine: "MySQL".into(),
+        version: "9.7".into(),
+        position: "\u{fc}".repeat(position / 2),
+        bytes: 7,
+        checksum: "abc".into(),
+        completed_at: "2026-11-24T00:00:00Z".into(),
+        note: Some("n".repeat(note)),
+    };
+    let parts = |manifest: &Manifest| {
+        let text = manifest.report(4000).unwrap();
+        assert!(text.len() <= 4000, "{}", text.len());
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        ["position", "note", "checksum"].map(|part| value.get(part).is_some())
+    };
+    assert_eq!(parts(&manifest(3000, 100)), [true, true, true]);
+    assert_eq!(parts(&manifest(5000, 100)), [false, true, true]);
+    assert_eq!(parts(&manifest(5000, 5000)), [false, false, true]);
+    let whole = manifest(100, 10);
+    assert_eq!(serde_json::from_str::<Manifest>(&whole.report(4000).unwrap()).unwrap(), whole);
 }
 
 fn finish(request: &Restore, _: &Manifest) -> Result<(), AgentError> {

@@ -151,7 +151,9 @@ pub struct BackupStatus {
     /// Bytes copied so far, or bytes of the whole when complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
-    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN, for Redis replication id and offset, for MongoDB the time of the last operation.
+    /// Position in the source's log at which the backup is consistent: for PostgreSQL an LSN, for Redis replication id and offset, for MongoDB the time of the
+    /// last operation. While it is taken, and where the exact one is too long for the Job to report, the position of the source when the Job was made, which
+    /// the backup has reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
     /// SHA-256 of the backup's list of files, which itself holds a SHA-256 for each.
@@ -160,6 +162,9 @@ pub struct BackupStatus {
     /// When it was complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
+    /// What is particular about the way in which it was taken, and why, for example that `mysqldump` did where the source has no CLONE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Attempts in a row that failed: each waits longer than the one before.
     #[serde(skip_serializing_if = "is_zero")]
     pub failures: u32,

@@ -147,6 +147,7 @@ impl Identity {
 }
 
 /// What every engine can say about a source.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SourceSummary {
     /// Version of the server, as people write it.
@@ -161,6 +162,8 @@ pub struct SourceSummary {
     pub owner: Option<(u32, u32)>,
     /// It takes the writes. Of servers that elect among themselves it may be another one, and then it says so of itself.
     pub leads: bool,
+    /// It waits for an election among the servers, which ends by itself as long as the majority of them runs.
+    pub elects: bool,
     /// It runs with [`Engine::source_arguments`].
     pub adapted: bool,
     /// Our replication user exists and has a password: who lost its connection could log in again.
@@ -299,6 +302,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The steps that give up what is held for replica `number`; empty when nothing is.
     fn plan_release(facts: &Self::SourceFacts, identity: &Identity, number: u32) -> Vec<Self::Step>;
+
+    /// What stays changed on the source on purpose once it is disabled, with the reason, and what a person does by hand; none where nothing does.
+    fn kept(facts: &Self::SourceFacts, recorded: &[crate::api::Change]) -> Option<String>;
 
     /// What a person does by hand where the source could not be reached while it was to be cleaned.
     fn undo_by_hand(identity: &Identity, recorded: &[crate::api::Change]) -> String;

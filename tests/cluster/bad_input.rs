@@ -6,14 +6,10 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use understudy::api::Phase;
 
-use crate::databases::for_every_engine;
-use crate::support::{Database, PASSWORD, Place, PostgreSql, Shop, USER, query, replication, replication_of, stateful_set, wait};
+use crate::databases::{arguments, for_every_engine};
+use crate::support::{Database, PASSWORD, Place, Shop, replication, replication_of, wait};
 
 /// A resource that only looks: a mended one ends in phase `DryRun`.
-fn looking(name: &str, source: &str, change: impl FnOnce(&mut Value)) -> Value {
-    looking_at::<PostgreSql>(name, source, change)
-}
-
 fn looking_at<D: Database>(name: &str, source: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut resource = replication_of::<D>(name, source);
     resource["spec"]["dryRun"] = json!(true);
@@ -23,7 +19,7 @@ fn looking_at<D: Database>(name: &str, source: &str, change: impl FnOnce(&mut Va
 
 /// Waits until a resource is blocked for this reason; its message has these words, and says what to do.
 async fn blocked<D: Database>(shop: &Place<D>, name: &str, reason: &str, words: &[&str]) {
-    let message = shop.reason(name, reason, 60).await;
+    let message = shop.reason(name, reason, 120).await;
     for word in words.iter().chain(&["What to do: "]) {
         assert!(message.contains(word), "{word:?} is missing in: {message}");
     }
@@ -34,7 +30,7 @@ async fn blocked<D: Database>(shop: &Place<D>, name: &str, reason: &str, words: 
 
 /// Waits until nothing is in the way of a resource any more.
 async fn mended<D: Database>(shop: &Place<D>, name: &str) {
-    shop.phase(name, Phase::DryRun, 90).await;
+    shop.phase(name, Phase::DryRun, 120).await;
     assert_eq!(shop.condition(name, "Preflight").await.unwrap().0, "True");
 }
 
@@ -87,6 +83,8 @@ for_every_engine!(
     a_source_that_is_missing_or_has_no_or_several_pods_is_named_and_waited_for,
     wrong_credentials_sizes_and_names_are_each_said_with_what_to_do,
     of_two_resources_with_one_source_the_first_keeps_it_and_the_second_waits,
+    of_two_resources_that_write_the_same_variables_the_second_waits,
+    a_server_with_unfit_settings_or_without_an_open_port_is_waited_for,
     a_restore_that_is_killed_is_tried_again
 );
 
@@ -114,18 +112,21 @@ async fn wrong_credentials_sizes_and_names_are_each_said_with_what_to_do<D: Data
     let namespace = format!("understudy-faults-{}", D::NAME);
     let shop = Place::<D>::with_source(&namespace).await;
     let looking = |name: &str, source: &str, change: &dyn Fn(&mut Value)| looking_at::<D>(name, source, change);
+    shop.connect("orders-db-0").await.unwrap().make_clerk().await.unwrap();
     let before = shop.snapshot("orders-db-0").await;
 
     // Resources that only look do not stand in each other's way.
     let good = json!({"username": D::USER, "password": PASSWORD});
     shop.secret("keyless", json!({"username": D::USER, "pass": PASSWORD}));
     shop.secret("outdated", json!({"username": D::USER, "password": "of-last-year"}));
-    for name in ["absent", "keyless", "outdated"] {
+    shop.secret("clerk", json!({"username": "clerk", "password": "clerk"}));
+    for name in ["absent", "keyless", "outdated", "clerk"] {
         shop.apply(&looking(name, "orders-db", &|spec| spec["source"]["credentials"] = json!({"secretRef": {"name": name}}))).unwrap();
     }
     shop.apply(&looking("nameless", "orders-db", &|spec| spec["source"]["credentials"]["usernameKey"] = json!("login"))).unwrap();
     shop.apply(&looking("small", "orders-db", &|spec| spec["backup"]["volume"]["size"] = json!("64Ki"))).unwrap();
     shop.apply(&looking("map", "orders-db", &|spec| spec["environment"]["configMaps"] = json!([{"name": "later"}]))).unwrap();
+    const ALL: [&str; 8] = ["absent", "keyless", "nameless", "outdated", "clerk", "small", "map", "several"];
     let several = |spec: &mut Value| {
         spec["backup"]["volume"]["size"] = json!("64Ki");
         spec["replicaTemplate"] = json!({"storage": {"size": "65Ki"}});
@@ -137,74 +138,60 @@ async fn wrong_credentials_sizes_and_names_are_each_said_with_what_to_do<D: Data
     blocked(&shop, "keyless", "SecretKeyNotFound", &["Secret keyless has no key password; it has: pass, username", "source.credentials.passwordKey"]).await;
     blocked(&shop, "nameless", "SecretKeyNotFound", &["Secret orders-db has no key login", "source.credentials.usernameKey"]).await;
     blocked(&shop, "outdated", "CredentialsRefused", &[D::LOGIN_REFUSED, "correct the Secret outdated"]).await;
+    let (reason, words) = D::CLERK_SAYS.split_first().unwrap();
+    blocked(&shop, "clerk", reason, words).await;
     blocked(&shop, "small", "BackupVolumeTooSmall", &["backup.volume.size is 64.0 KiB", "twice the data", "set backup.volume.size to "]).await;
     blocked(&shop, "map", "ConfigMapNotFound", &["there is no ConfigMap later", "kubectl create configmap later -n", &namespace]).await;
     blocked(&shop, "several", "SeveralFindings", &["(1) BackupVolumeTooSmall", "(2) ReplicaVolumeTooSmall", "(3) ConfigMapNotFound"]).await;
-    for name in ["absent", "keyless", "nameless", "outdated", "small", "map", "several"] {
+    for name in ALL {
         let status = serde_json::to_string(&shop.get(name).await.unwrap().status).unwrap();
         assert!(!status.contains(PASSWORD) && !status.contains("of-last-year"), "{status}");
     }
     assert_eq!(shop.snapshot("orders-db-0").await, before);
 
     // Each is mended as its message says.
-    for name in ["absent", "keyless", "outdated"] {
+    for name in ["absent", "keyless", "outdated", "clerk"] {
         shop.secret(name, good.clone());
     }
     shop.secret("orders-db", json!({"username": D::USER, "password": PASSWORD, "login": D::USER}));
     shop.edit("small", json!({"backup": {"volume": {"size": "1Gi"}}})).await;
     shop.edit("several", json!({"backup": {"volume": {"size": "1Gi"}}, "replicaTemplate": null})).await;
     shop.kubectl(&["create", "configmap", "later"]).unwrap();
-    for name in ["absent", "keyless", "nameless", "outdated", "small", "map", "several"] {
+    for name in ALL {
         mended(&shop, name).await;
     }
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
 
-#[tokio::test]
-async fn a_user_who_is_no_superuser_is_said_and_another_one_goes_on() {
-    let shop = Shop::with_source("understudy-clerk").await;
-    shop.sql("orders-db-0", "CREATE ROLE clerk LOGIN PASSWORD 'clerk-password'").await.unwrap();
-    let before = shop.snapshot("orders-db-0").await;
-    shop.secret("clerk", json!({"username": "clerk", "password": "clerk-password"}));
-    shop.apply(&looking("clerk", "orders-db", |spec| spec["source"]["credentials"] = json!({"secretRef": {"name": "clerk"}}))).unwrap();
-    blocked(&shop, "clerk", "NotSuperuser", &["clerk is not a superuser", "name a superuser in source.credentials"]).await;
-    let status = serde_json::to_string(&shop.get("clerk").await.unwrap().status).unwrap();
-    assert!(!status.contains("clerk-password"), "{status}");
-    shop.secret("clerk", json!({"username": USER, "password": PASSWORD}));
-    mended(&shop, "clerk").await;
-    assert_eq!(shop.snapshot("orders-db-0").await, before);
-    shop.remove().await;
-}
-
-#[tokio::test]
-async fn a_server_with_minimal_wal_or_without_an_open_port_is_waited_for() {
-    let with = |settings: &[&str]| {
-        let mut object = stateful_set("orders-db");
-        let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["-c", setting]).collect();
-        object["spec"]["template"]["spec"]["containers"][0]["args"] = json!([&["postgres"], &arguments[..]].concat());
+async fn a_server_with_unfit_settings_or_without_an_open_port_is_waited_for<D: Database>() {
+    let with = |settings: &[&[&str]]| {
+        let mut object = D::stateful_set("orders-db");
+        let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+        // A pod that is never ready would not be replaced by a mended one.
+        container.as_object_mut().unwrap().remove("readinessProbe");
+        arguments(container).extend(settings.concat().into_iter().map(Value::from));
         object
     };
-    let minimal = ["wal_level=minimal", "max_wal_senders=0"];
-    let shop = Shop::new("understudy-wal").await;
-    shop.source("orders-db", |object| *object = with(&minimal)).await;
+    let shop = Place::<D>::new(&format!("understudy-unfit-{}", D::NAME)).await;
+    shop.source("orders-db", |object| *object = with(&[D::UNFIT])).await;
+    wait("the source answers", 180, async || shop.connect("orders-db-0").await?.prepare().await).await;
     let before = shop.snapshot("orders-db-0").await;
-    shop.apply(&looking("orders", "orders-db", |_| {})).unwrap();
-    let words = ["WalLevelMinimal", "ALTER SYSTEM SET wal_level = 'replica'", "restart the source", "TooFewWalSenders", "raise max_wal_senders to at least 3"];
-    blocked(&shop, "orders", "SeveralFindings", &words).await;
+    shop.apply(&looking_at::<D>("orders", "orders-db", |_| {})).unwrap();
+    let (reason, words) = D::UNFIT_SAYS.split_first().unwrap();
+    blocked(&shop, "orders", reason, words).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
 
-    shop.apply(&with(&[&minimal[..], &["listen_addresses=127.0.0.1"]].concat())).unwrap();
-    blocked(&shop, "orders", "SourceUnreachable", &["the source does not answer", ":5432", "see that pod orders-db-0 runs"]).await;
+    shop.apply(&with(&[D::UNFIT, D::DEAF])).unwrap();
+    let port = format!(":{}", D::PORT);
+    blocked(&shop, "orders", "SourceUnreachable", &["the source does not answer", &port, "see that pod orders-db-0 runs"]).await;
 
     shop.apply(&with(&[])).unwrap();
     mended(&shop, "orders").await;
-    let but_for_the_mend =
-        |lines: Vec<String>| lines.into_iter().filter(|l| !l.starts_with("wal_level=") && !l.starts_with("max_wal_senders=")).collect::<Vec<_>>();
-    assert_eq!(but_for_the_mend(shop.snapshot("orders-db-0").await), but_for_the_mend(before));
     shop.remove().await;
 }
 
+/// PostgreSQL alone: no other engine keeps who may connect, and from where, in a file.
 #[tokio::test]
 async fn rules_that_the_server_cannot_write_are_mended_with_the_line_that_the_condition_names() {
     let shop = Shop::new("understudy-hba").await;
@@ -233,18 +220,17 @@ async fn rules_that_the_server_cannot_write_are_mended_with_the_line_that_the_co
     .await;
     shop.sql("orders-db-0", "SELECT pg_reload_conf()").await.unwrap();
     let before = shop.snapshot("orders-db-0").await;
-    shop.replicating("orders", 120).await;
-    shop.delete("orders", 90).await;
+    shop.replicating("orders", 240).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
 
 async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_waits<D: Database>() {
-    let namespace = format!("understudy-rivals-{}", D::NAME);
-    let shop = Place::<D>::with_source(&namespace).await;
+    let shop = Place::<D>::with_source(&format!("understudy-rivals-{}", D::NAME)).await;
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(&replication_of::<D>("first", "orders-db")).unwrap();
-    shop.replicating("first", 120).await;
+    shop.replicating("first", 240).await;
     let held = shop.snapshot("orders-db-0").await;
 
     shop.apply(&replication_of::<D>("second", "orders-db")).unwrap();
@@ -252,81 +238,31 @@ async fn of_two_resources_with_one_source_the_first_keeps_it_and_the_second_wait
     assert_eq!(shop.snapshot("orders-db-0").await, held);
     assert_eq!(shop.condition("first", "Ready").await.unwrap().1, "Replicating");
 
-    shop.delete("first", 90).await;
-    shop.replicating("second", 120).await;
-    assert_eq!(shop.replica_addresses().await, format!("second-replica-1.{namespace}.svc"));
-    shop.delete("second", 90).await;
+    shop.delete("first", 180).await;
+    shop.replicating("second", 240).await;
+    assert_eq!(shop.replica_addresses().await, shop.addresses_of("second", D::REPLICAS));
+    shop.delete("second", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }
 
-#[tokio::test]
-async fn of_two_resources_that_write_the_same_variables_the_second_waits() {
-    let shop = Shop::with_source("understudy-variables").await;
+async fn of_two_resources_that_write_the_same_variables_the_second_waits<D: Database>() {
+    let shop = Place::<D>::with_source(&format!("understudy-variables-{}", D::NAME)).await;
     shop.source("other-db", |_| {}).await;
-    shop.apply(&replication("first", "orders-db")).unwrap();
-    shop.replicating("first", 120).await;
-    shop.apply(&looking("second", "other-db", |_| {})).unwrap();
-    blocked(&shop, "second", "VariablesTaken", &["first came first", "POSTGRESQL_… of ConfigMap shop-env", "another prefix"]).await;
+    shop.apply(&replication_of::<D>("first", "orders-db")).unwrap();
+    shop.replicating("first", 240).await;
+    shop.apply(&looking_at::<D>("second", "other-db", |_| {})).unwrap();
+    let variables = format!("{}_… of ConfigMap shop-env", D::PREFIX);
+    blocked(&shop, "second", "VariablesTaken", &["first came first", &variables, "another prefix"]).await;
     shop.edit("second", json!({"environment": {"configMaps": [{"name": "shop-env", "prefix": "OTHER_DB"}]}})).await;
     mended(&shop, "second").await;
-    shop.delete("first", 90).await;
-    shop.remove().await;
-}
-
-/// Stops the server process that sends the backup, as soon as it sends: the backup then stands still until the source goes.
-const HOLD_THE_BACKUP: &str = "DO $$ DECLARE sender int; BEGIN
-    FOR turn IN 1..1600 LOOP
-        PERFORM pg_stat_clear_snapshot();
-        SELECT pid INTO sender FROM pg_stat_progress_basebackup WHERE backup_streamed > 0;
-        IF sender IS NOT NULL THEN
-            EXECUTE format('COPY (SELECT 1 WHERE false) TO PROGRAM %L', 'kill -STOP ' || sender);
-            RETURN;
-        END IF;
-        PERFORM pg_sleep(0.005);
-    END LOOP;
-    RAISE EXCEPTION 'no backup is being sent';
-END $$";
-
-#[tokio::test]
-async fn a_source_that_goes_in_the_middle_of_the_backup_gets_one_backup_once_it_is_back() {
-    let shop = Shop::with_source("understudy-outage").await;
-    for part in ["CREATE TABLE big AS", "INSERT INTO big", "INSERT INTO big"] {
-        shop.sql("orders-db-0", &format!("{part} SELECT repeat(md5(i::text), 50) AS words FROM generate_series(1, 30000) AS i")).await.unwrap();
-    }
-    let before = shop.snapshot("orders-db-0").await;
-    shop.apply(&replication("orders", "orders-db")).unwrap();
-    shop.phase("orders", Phase::BackingUp, 60).await;
-    wait("a backup is being sent", 60, || async { shop.sql("orders-db-0", HOLD_THE_BACKUP).await }).await;
-
-    shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=0"]).unwrap();
-    shop.reason("orders", "SourceScaledToZero", 60).await;
-    wait("the backup has failed", 60, || async {
-        let found = shop.condition("orders", "BackupTaken").await?;
-        if found.1 == "BackupFailed" && !found.2.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
-    })
-    .await;
-    shop.kubectl(&["scale", "statefulset", "orders-db", "--replicas=1"]).unwrap();
-    shop.replicating("orders", 150).await;
-
-    let status = shop.get("orders").await.unwrap().status.unwrap();
-    let (word, backup) = (status.enablement.unwrap(), status.backup.unwrap());
-    assert_eq!((backup.state.as_str(), backup.sequence), ("Complete", 1));
-    assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
-    let mut there = [format!("replication-password-{word}"), format!("{word}-1")];
-    there.sort();
-    assert_eq!(shop.volume(&backup.claim), there);
-    assert_eq!(shop.sql("orders-db-0", "SELECT slot_name FROM pg_replication_slots").await.unwrap().len(), 1);
-    assert_eq!(shop.sql("orders-db-0", "SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await.unwrap().len(), 1);
-    assert_eq!(query(&shop.service("orders-replicas").await, "SELECT count(*) FROM big").await.unwrap(), ["90000"]);
-    shop.delete("orders", 90).await;
-    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.delete("first", 180).await;
     shop.remove().await;
 }
 
 /// Name of the restore Job's pod that has not ended, other than `old`.
 async fn restore_pod<D: Database>(shop: &Place<D>, old: &str) -> String {
-    wait("a restore runs", 90, || async {
+    wait("a restore runs", 180, || async {
         let pods = shop.api::<Pod>().list(&ListParams::default().labels("understudy.dev/component=restore")).await.map_err(|e| e.to_string())?;
         let living = |pod: &&Pod| !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
         let name = pods.iter().filter(living).find_map(|pod| pod.metadata.name.clone().filter(|name| name != old));
@@ -342,15 +278,21 @@ async fn a_restore_that_is_killed_is_tried_again<D: Database>() {
 
     let pod = restore_pod(&shop, "").await;
     shop.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).unwrap();
-    let message = shop.reason("orders", "RestoreFailed", 30).await;
-    assert!(message.contains("orders-replica-1") && message.contains("it is tried again"), "{message}");
+    // While the backup is still being taken, that is what the condition speaks of.
+    wait("it is said that the restore failed", 120, async || {
+        let (_, reason, message) = shop.condition("orders", "Ready").await?;
+        let failures = shop.get("orders").await?.status.unwrap_or_default().replicas.first().map_or(0, |replica| replica.failures);
+        let said = reason == "RestoreFailed" && message.contains("orders-replica-1") && message.contains("it is tried again");
+        if said || failures > 0 { Ok(()) } else { Err(format!("{reason}: {message}; {failures} failures")) }
+    })
+    .await;
 
     restore_pod(&shop, &pod).await;
     shop.kubectl(&["delete", "job", "-l", "understudy.dev/component=restore", "--wait=false"]).unwrap();
-    shop.replicating("orders", 120).await;
+    shop.replicating("orders", 240).await;
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
-    assert_eq!(shop.names::<Job>("understudy.dev/component=restore").await.len(), 1);
-    shop.delete("orders", 90).await;
+    assert_eq!(shop.names::<Job>("understudy.dev/component=restore").await.len(), D::REPLICAS as usize);
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     shop.remove().await;
 }

@@ -5,6 +5,7 @@ mod bad_input;
 #[allow(dead_code, reason = "the tests of a killed controller ask for more of it")]
 mod databases;
 mod operator;
+mod outage;
 mod shapes;
 mod story;
 mod support;

@@ -1,8 +1,9 @@
-//! Sources in other shapes than the official image's defaults: each gets its replica and is as before afterwards.
+//! Sources in other shapes than the official image's defaults: each gets its replicas and is as before afterwards.
 
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, Shop, USER, replication, stateful_set, wait};
+use crate::databases::for_every_engine;
+use crate::support::{Database, PASSWORD, Place, PostgreSql, Shop, replication, replication_of};
 
 /// The source's pod as a template has it.
 fn pod(object: &mut Value) -> &mut Value {
@@ -14,130 +15,163 @@ fn database(object: &mut Value) -> &mut Value {
     &mut pod(object)["containers"][0]
 }
 
+/// Has everything that reads the password of the source's Secret read that of another one, under another key.
+fn read_from(object: &mut Value, secret: &str, key: &str) {
+    for variable in database(object)["env"].as_array_mut().into_iter().flatten() {
+        if variable["valueFrom"].is_object() {
+            variable["valueFrom"] = json!({"secretKeyRef": {"name": secret, "key": key}});
+        }
+    }
+    for volume in pod(object)["volumes"].as_array_mut().into_iter().flatten() {
+        if volume["secret"].is_object() {
+            volume["secret"]["secretName"] = json!(secret);
+        }
+    }
+}
+
 /// Runs everything as one user, with nothing that a restricted namespace forbids.
 fn as_user(object: &mut Value, context: Value) {
     pod(object)["securityContext"] = context;
-    database(object)["securityContext"] = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    for kind in ["containers", "initContainers"] {
+        for container in pod(object)[kind].as_array_mut().into_iter().flatten() {
+            container["securityContext"] = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        }
+    }
 }
 
-/// Enables replication, sees a row on a read-only replica, whose pod also starts a second time, and deletes the resource: the source is as before.
-async fn replicates(shop: &Shop, resource: &Value) {
+/// Enables replication, sees a row on read-only replicas, one of whose pods also starts a second time, and deletes the resource: the source is as before.
+/// A line of the replica's settings begins with `proof`.
+async fn replicates<D: Database>(shop: &Place<D>, resource: &Value, proof: &str) {
+    let mut source = shop.connect("orders-db-0").await.unwrap();
+    source.prepare().await.unwrap();
+    source.insert(1).await.unwrap();
     let before = shop.snapshot("orders-db-0").await;
     shop.apply(resource).unwrap();
-    shop.replicating("orders", 120).await;
-    shop.sql("orders-db-0", "CREATE TABLE seen (word text)").await.unwrap();
-    shop.sql("orders-db-0", "INSERT INTO seen VALUES ('here')").await.unwrap();
-    seen(shop).await;
-    let pods = |shop: &Shop| shop.kubectl(&["get", "pod", "orders-replica-1-0", "-o", "jsonpath={.metadata.uid}"]);
-    let first = pods(shop).unwrap();
+    shop.replicating("orders", 240).await;
+    // A source that restarts for it has closed the connection.
+    shop.connect("orders-db-0").await.unwrap().insert(2).await.unwrap();
+    shop.nothing_is_missing(D::REPLICAS, 2).await;
+    shop.read_only("orders-replica-1-0").await;
+    shows(shop, "orders-replica-1-0", proof).await;
+
+    let first = shop.uid("orders-replica-1-0").unwrap();
     shop.kubectl(&["delete", "pod", "orders-replica-1-0", "--wait=false"]).unwrap();
-    wait("a new pod of the replica", 60, || async {
-        match pods(shop)? {
-            uid if uid == first => Err("still the old one".to_owned()),
-            _ => Ok(()),
-        }
-    })
-    .await;
-    seen(shop).await;
-    shop.replicating("orders", 60).await;
-    shop.sql("orders-db-0", "DROP TABLE seen").await.unwrap();
-    shop.delete("orders", 90).await;
+    shop.replaced("orders-replica-1-0", &first).await;
+    shop.connect("orders-db-0").await.unwrap().insert(3).await.unwrap();
+    shop.nothing_is_missing(D::REPLICAS, 3).await;
+    shop.read_only("orders-replica-1-0").await;
+    shop.replicating("orders", 120).await;
+    shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
 }
 
-/// The replica shows the row, and takes no other.
-async fn seen(shop: &Shop) {
-    wait("the row is on the replica", 60, || async {
-        let found = shop.sql("orders-replica-1-0", "SELECT word FROM seen").await?;
-        if found == ["here"] { Ok(()) } else { Err(format!("{found:?}")) }
-    })
-    .await;
-    let refused = shop.sql("orders-replica-1-0", "INSERT INTO seen VALUES ('there')").await.unwrap_err();
-    assert!(refused.starts_with("25006"), "{refused}");
+/// A line of a server's settings begins like this.
+async fn shows<D: Database>(shop: &Place<D>, pod: &str, proof: &str) {
+    let found = shop.snapshot(pod).await;
+    assert!(found.iter().any(|line| line.starts_with(proof)), "{proof} is missing on {pod}: {found:?}");
 }
 
+for_every_engine!(a_manifest_written_by_hand_is_replicated, a_hardened_chart_is_replicated);
+
+/// Data at the mount point itself, which is a directory of a claim of its own; no declared port, no governing Service nor any other that reaches it; a
+/// Secret with nothing but a password, under another key.
+async fn a_manifest_written_by_hand_is_replicated<D: Database>() {
+    let shop = Place::<D>::new(&format!("understudy-manifest-{}", D::NAME)).await;
+    let mut secret = D::secret();
+    secret.as_object_mut().unwrap().retain(|key, _| key != "username" && key != "password");
+    secret["admin-password"] = json!(PASSWORD);
+    shop.secret("admin", secret);
+    shop.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-env"}, "data": {}})).unwrap();
+    shop.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "disk"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}}))
+        .unwrap();
+    let mut object = D::stateful_set("orders-db");
+    read_from(&mut object, "admin", "admin-password");
+    object["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
+    object["spec"]["serviceName"] = json!("nobody");
+    let container = database(&mut object);
+    D::keep_data_in(container, None);
+    container.as_object_mut().unwrap().remove("ports");
+    for mount in container["volumeMounts"].as_array_mut().unwrap() {
+        if mount["name"] == "data" {
+            *mount = json!({"name": "data", "mountPath": D::DIRECTORY, "subPath": "databases/orders"});
+        }
+    }
+    let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "disk"}});
+    match &mut pod(&mut object)["volumes"] {
+        Value::Array(volumes) => volumes.push(volume),
+        none => *none = json!([volume]),
+    }
+    shop.apply(&object).unwrap();
+    shop.source_ready("orders-db").await;
+    assert_eq!(shop.connect("orders-db-0").await.unwrap().directory().await.unwrap(), D::DIRECTORY);
+
+    let mut resource = replication_of::<D>("orders", "orders-db");
+    resource["spec"]["source"]["credentials"] = json!({"secretRef": {"name": "admin"}, "username": D::USER, "passwordKey": "admin-password"});
+    replicates(&shop, &resource, "").await;
+    assert_eq!(shop.data("shop-env").await.get(&Place::<D>::key("SLAVE_ADDRESSES_INT")).map_or("", String::as_str), "");
+    shop.remove().await;
+}
+
+/// A namespace and a pod that are restricted, a user under a number that has no name; data in a directory below the mount; settings from a ConfigMap that
+/// an init container prepares; a metrics exporter that stands first; probes that name the user; annotations that are checksums.
+async fn a_hardened_chart_is_replicated<D: Database>() {
+    let shop = Place::<D>::new(&format!("understudy-chart-{}", D::NAME)).await;
+    shop.kubectl(&["label", "namespace", &shop.namespace, "pod-security.kubernetes.io/enforce=restricted"]).unwrap();
+    let mut object = D::stateful_set("orders-db");
+    let chart = D::chart(database(&mut object));
+    shop.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "configuration"}, "data": chart.configuration})).unwrap();
+    object["spec"]["template"]["metadata"]["annotations"] = json!({"checksum/configuration": "5f1d", "prometheus.io/scrape": "true"});
+    let password = json!({"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "orders-db", "key": "password"}}});
+    let container = database(&mut object);
+    D::keep_data_in(container, Some("/storage/data"));
+    match &mut container["env"] {
+        Value::Array(variables) => variables.push(password.clone()),
+        none => *none = json!([password]),
+    }
+    for mount in container["volumeMounts"].as_array_mut().unwrap() {
+        if mount["name"] == "data" {
+            mount["mountPath"] = json!("/storage");
+        }
+    }
+    let probe = json!({"command": ["sh", "-c", chart.probe]});
+    container["startupProbe"] = json!({"exec": probe, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 120});
+    container["livenessProbe"] = json!({"exec": probe, "periodSeconds": 5, "timeoutSeconds": 10, "failureThreshold": 6});
+    let pod = pod(&mut object);
+    let script = format!("mkdir -p /storage/data && {}", chart.script);
+    pod["initContainers"] = json!([{"name": "prepare", "image": "busybox:1.36", "command": ["sh", "-ec", script], "env": [password], "volumeMounts": [
+        {"name": "data", "mountPath": "/storage"}, {"name": "configuration", "mountPath": "/configuration"}, {"name": "prepared", "mountPath": "/prepared"}]}]);
+    let exporter =
+        json!({"name": "exporter", "image": "busybox:1.36", "command": ["sh", "-c", "trap exit TERM; sleep 3600 & wait"], "ports": [{"containerPort": 9187}]});
+    pod["containers"].as_array_mut().unwrap().insert(0, exporter);
+    pod["volumes"] = json!([{"name": "configuration", "configMap": {"name": "configuration"}}, {"name": "prepared", "emptyDir": {}}]);
+    as_user(&mut object, json!({"runAsUser": 1001, "fsGroup": 1001, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}));
+    shop.source("orders-db", |official| *official = object).await;
+
+    shows(&shop, "orders-db-0", chart.proof).await;
+    assert_eq!(shop.connect("orders-db-0").await.unwrap().directory().await.unwrap(), "/storage/data");
+    let user = shop.kubectl(&["exec", "orders-db-0", "-c", D::CONTAINER, "--", "grep", "^Uid:", "/proc/1/status"]).unwrap();
+    assert!(user.contains("1001"), "{user}");
+    replicates(&shop, &replication_of::<D>("orders", "orders-db"), chart.proof).await;
+    shop.remove().await;
+}
+
+/// PostgreSQL alone: `initdb` and the server judge owner and mode of their directory, here the mount point of a claim template itself, which has a group of
+/// its own as soon as there is an `fsGroup`; the other engines' official defaults have theirs there.
 #[tokio::test]
-async fn data_at_the_mount_point_itself_or_under_a_sub_path_of_a_named_claim_is_replicated() {
-    // No PGDATA: the image's default, which is where the volume is mounted.
+async fn a_directory_that_the_server_judges_by_its_mode_is_replicated() {
     let at_the_mount = async {
         let shop = Shop::new("understudy-mount").await;
-        shop.source("orders-db", |object| drop(database(object)["env"].as_array_mut().unwrap().pop())).await;
+        shop.source("orders-db", |object| PostgreSql::keep_data_in(database(object), None)).await;
         assert_eq!(shop.sql("orders-db-0", "SHOW data_directory").await.unwrap(), ["/var/lib/postgresql/data"]);
-        replicates(&shop, &replication("orders", "orders-db")).await;
+        replicates(&shop, &replication("orders", "orders-db"), "").await;
         shop.remove().await;
     };
-
-    // A Secret with a password only, a claim of its own, no Service that reaches it.
-    let below = async {
-        let shop = Shop::new("understudy-subpath").await;
-        shop.secret("admin", json!({"POSTGRES_PASSWORD": PASSWORD}));
-        shop.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-env"}, "data": {}})).unwrap();
-        shop.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "disk"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}))
-            .unwrap();
-        let mut object = stateful_set("orders-db");
-        object["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
-        object["spec"]["serviceName"] = json!("nobody");
-        pod(&mut object)["volumes"] = json!([{"name": "storage", "persistentVolumeClaim": {"claimName": "disk"}}]);
-        let container = database(&mut object);
-        container["volumeMounts"] = json!([{"name": "storage", "mountPath": "/var/lib/postgresql/data", "subPath": "postgresql-db"}]);
-        container["env"] = json!([{"name": "POSTGRES_USER", "value": USER}, {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "admin", "key": "POSTGRES_PASSWORD"}}}]);
-        container.as_object_mut().unwrap().remove("ports");
-        shop.apply(&object).unwrap();
-        shop.source_ready("orders-db").await;
-        let mut resource = replication("orders", "orders-db");
-        resource["spec"]["source"]["credentials"] = json!({"secretRef": {"name": "admin"}, "username": USER, "passwordKey": "POSTGRES_PASSWORD"});
-        replicates(&shop, &resource).await;
-        assert_eq!(shop.data("shop-env").await.get("POSTGRESQL_SLAVE_ADDRESSES_INT").map_or("", String::as_str), "");
+    let of_the_images_user = async {
+        let shop = Shop::new("understudy-owner").await;
+        shop.source("orders-db", |object| as_user(object, json!({"runAsUser": 999, "runAsGroup": 999, "fsGroup": 999}))).await;
+        replicates(&shop, &replication("orders", "orders-db"), "").await;
         shop.remove().await;
     };
-    tokio::join!(at_the_mount, below);
-}
-
-#[tokio::test]
-async fn a_restricted_pod_in_a_restricted_namespace_is_replicated() {
-    let shop = Shop::new("understudy-restricted").await;
-    shop.kubectl(&["label", "namespace", &shop.namespace, "pod-security.kubernetes.io/enforce=restricted"]).unwrap();
-    let context = json!({"runAsUser": 999, "runAsGroup": 999, "fsGroup": 999, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
-    shop.source("orders-db", |object| as_user(object, context)).await;
-    replicates(&shop, &replication("orders", "orders-db")).await;
-    shop.remove().await;
-}
-
-#[tokio::test]
-async fn a_server_under_a_number_without_a_name_is_replicated() {
-    let shop = Shop::new("understudy-number").await;
-    shop.source("orders-db", |object| as_user(object, json!({"runAsUser": 1001, "fsGroup": 1001}))).await;
-    assert!(shop.sql("orders-db-0", "SELECT pg_read_file('/proc/self/status')").await.unwrap().concat().contains("Uid:\t1001"));
-    replicates(&shop, &replication("orders", "orders-db")).await;
-    shop.remove().await;
-}
-
-#[tokio::test]
-async fn mounted_configuration_prepared_scripts_and_a_sidecar_that_stands_first_are_replicated() {
-    let shop = Shop::new("understudy-chart").await;
-    let configuration = "listen_addresses = '*'\nmax_connections = 77\nwork_mem = 5MB\n";
-    shop.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "configuration"}, "data": {"postgresql.conf": configuration}})).unwrap();
-    shop.source("orders-db", |object| {
-        object["spec"]["template"]["metadata"]["annotations"] = json!({"checksum/configuration": "5f1d", "prometheus.io/scrape": "true"});
-        let container = database(object);
-        container["command"] = json!(["bash", "-ec", ". /scripts/prepare.sh && exec docker-entrypoint.sh postgres -c \"$CONFIGURATION\""]);
-        let mounts = container["volumeMounts"].as_array_mut().unwrap();
-        mounts.push(json!({"name": "configuration", "mountPath": "/etc/postgresql"}));
-        mounts.push(json!({"name": "scripts", "mountPath": "/scripts", "readOnly": true}));
-        let probe = ["sh", "-c", "exec pg_isready -U \"orders\" -d \"dbname=orders\" -h 127.0.0.1 -p 5432"];
-        container["startupProbe"] = json!({"exec": {"command": probe}, "periodSeconds": 1, "failureThreshold": 60});
-        container["livenessProbe"] = json!({"exec": {"command": probe}, "periodSeconds": 5, "timeoutSeconds": 5});
-        let script = "echo 'export CONFIGURATION=config_file=/etc/postgresql/postgresql.conf' > /scripts/prepare.sh";
-        let pod = pod(object);
-        pod["initContainers"] = json!([{"name": "prepare", "image": "busybox:1.36", "command": ["sh", "-c", script],
-            "volumeMounts": [{"name": "scripts", "mountPath": "/scripts"}]}]);
-        let exporter = json!({"name": "exporter", "image": "busybox:1.36", "command": ["sh", "-c", "trap exit TERM; sleep 3600 & wait"], "ports": [{"containerPort": 9187}]});
-        pod["containers"].as_array_mut().unwrap().insert(0, exporter);
-        pod["volumes"] = json!([{"name": "configuration", "configMap": {"name": "configuration"}}, {"name": "scripts", "emptyDir": {}}]);
-    })
-    .await;
-    assert_eq!(shop.sql("orders-db-0", "SHOW max_connections").await.unwrap(), ["77"]);
-    replicates(&shop, &replication("orders", "orders-db")).await;
-    shop.remove().await;
+    tokio::join!(at_the_mount, of_the_images_user);
 }

@@ -14,10 +14,12 @@ use crate::resources::{JobRequest, build_backup_claim, build_backup_job, build_p
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Manifest {
-    position: String,
+    /// Left out where it is too long for the message.
+    position: Option<String>,
     bytes: i64,
     checksum: String,
     completed_at: Option<Time>,
+    note: Option<String>,
 }
 
 /// Where the backup stands.
@@ -91,6 +93,7 @@ pub fn plan<E: Engine>(
         Some(Some(JobState::Failed(why, at))) => {
             if waited(subject, facts.now, *at, backup.failures) {
                 backup.failures += 1;
+                backup.position = None;
                 draft.steps.push(Step::Delete(Kind::Job, name.clone()));
             }
             (Some(format!("{why}; it is tried again. Log: kubectl logs -n {} job/{name}", names.namespace)), "BackupFailed", BackupState::Pending)
@@ -99,6 +102,9 @@ pub fn plan<E: Engine>(
         Some(None) => (Some("the Job of an attempt before is being removed".to_owned()), "BackingUp", BackupState::Pending),
         None => {
             apply::<E>(subject, facts, draft, request, sequence);
+            // What is copied from now on has reached at least this. Where the Job can't report the exact position, whether a replica could still continue from
+            // the backup is judged by this one: it is given up too early rather than too late. A Job that is not seen yet is not a new one.
+            backup.position.get_or_insert_with(|| E::format_position(&server.position));
             (Some("the backup starts".to_owned()), "BackingUp", BackupState::Running)
         }
     };
@@ -148,7 +154,9 @@ pub fn regain_access<E: Engine>(
 
 fn done<S>(draft: &mut Draft<S>, backup: &BackupStatus) {
     let bytes = backup.bytes.and_then(|bytes| u64::try_from(bytes).ok()).map_or_else(|| "of unknown size".to_owned(), format_bytes);
-    let message = format!("{bytes}, verified, at {} on volume {}", backup.position.as_deref().unwrap_or("an unknown position"), backup.claim);
+    let note = backup.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
+    let position = backup.position.as_deref().unwrap_or("an unknown position");
+    let message = format!("{bytes}, verified, on volume {}{note}; at {position}", backup.claim);
     draft.set(conditions::BACKUP_TAKEN, true, "Verified", message);
 }
 
@@ -158,7 +166,8 @@ fn record(backup: &mut BackupStatus, message: Option<&str>) {
     backup.failures = 0;
     backup.percent = Some(100);
     if let Some(manifest) = message.and_then(|message| serde_json::from_str::<Manifest>(message).ok()) {
-        backup.position = Some(manifest.position);
+        backup.position = manifest.position.or(backup.position.take());
+        backup.note = manifest.note;
         backup.bytes = Some(manifest.bytes);
         backup.checksum = Some(manifest.checksum);
         backup.completed_at = manifest.completed_at;

@@ -66,7 +66,10 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
             let steps = E::plan_disable(server, &names.identity, &recorded);
             let refused = facts.failure.as_ref().filter(|_| waited.is_some_and(|waited| waited >= again::ABANDON * 3));
             match refused {
-                _ if steps.is_empty() => {}
+                _ if steps.is_empty() => {
+                    let kept = E::kept(server, &recorded);
+                    draft.steps.extend(kept.map(|note| Step::Tell { warning: true, reason: "SourceKeepsChange", note }));
+                }
                 // Who deletes the resource is not kept waiting for ever by a source that answers and refuses.
                 Some(why) => draft.steps.push(not_cleaned::<E>(&names.identity, &recorded, &format!("the source refused it ({why})"))),
                 None => {
@@ -131,8 +134,8 @@ fn leave<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
         // Gone with its StatefulSet it will not catch up.
         _ if abandoned(1) || facts.source.is_none() => None,
         server => {
-            let adapted = matches!(server, Server::Up(server) if E::summary(server).adapted);
-            let electing = adapted && facts.replicas.values().any(|replica| matches!(replica, Server::Up(_)));
+            let elects = matches!(server, Server::Up(server) if E::summary(server).elects);
+            let electing = elects && facts.replicas.values().any(|replica| matches!(replica, Server::Up(_)));
             let why = match facts.leader() {
                 Some(leader) => format!("{} was elected and takes the writes", subject.names.replica(leader)),
                 None if electing => "the servers elect the one that takes the writes".to_owned(),

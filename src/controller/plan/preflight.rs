@@ -7,6 +7,8 @@ use crate::resources::{bytes_of, format_bytes};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
+/// Reason: the size of the data could not be measured.
+const UNKNOWN: &str = "DataSizeUnknown";
 
 /// Findings that matter at any time: without these things nothing can be done.
 #[must_use]
@@ -74,8 +76,10 @@ pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
 pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSource) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Server::Up(server) = &facts.server {
-        found.extend(E::preflight(server, wanted));
-        found.extend(room(subject, facts));
+        let unfit = E::preflight(server, wanted);
+        // What a server hides from this user is mended with what is said of the user already.
+        let room = room(subject, facts).into_iter().filter(|finding| unfit.is_empty() || finding.reason != UNKNOWN);
+        found.extend(unfit.iter().cloned().chain(room));
     }
     found.extend(super::source::preflight::<E>(subject));
     found.extend(subject.environment.iter().filter(|(object, _)| matches!(facts.config_maps.get(&object.name), Some(None))).map(|(object, _)| {
@@ -108,7 +112,7 @@ fn room<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
         Ok(bytes) => *bytes,
         Err(why) => {
             let message = format!("the size of the data could not be measured: {why}");
-            return vec![Finding::new("DataSizeUnknown", message, "see what keeps the server from answering; it is asked again by itself")];
+            return vec![Finding::new(UNKNOWN, message, "see what keeps the server from answering; it is asked again by itself")];
         }
     };
     let needed = bytes.saturating_mul(2);

@@ -51,7 +51,7 @@ impl Tools for MongoDb {
         let found = dump::verify(&data).map_err(AgentError::file("verifying", &data))?;
         write_durably(&partial.join(LIST), 0o600, found.list.as_bytes())?;
         let position = found.until.map_or(before, |(seconds, increment)| crate::engine::Position::Timestamp { seconds, increment });
-        Ok(Filled { version: facts.version, position: Self::format_position(&position), checksum: checksum(found.list.as_bytes()) })
+        Ok(Filled { version: facts.version, position: Self::format_position(&position), checksum: checksum(found.list.as_bytes()), note: None })
     }
 
     async fn become_replica(request: &Restore, _manifest: &Manifest) -> Result<(), AgentError> {

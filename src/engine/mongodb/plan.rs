@@ -72,6 +72,9 @@ impl fmt::Display for Step {
     }
 }
 
+/// What the record calls that which a set keeps on the source.
+const LOCAL: &str = "database local";
+
 fn number(version: &str) -> u32 {
     version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
 }
@@ -122,6 +125,8 @@ impl Engine for MongoDb {
             data_directory: facts.data_directory.clone(),
             owner: None,
             leads: matches!(facts.standing, Standing::Standalone | Standing::Primary),
+            // Alone it has nobody to wait for.
+            elects: matches!(facts.standing, Standing::Secondary | Standing::Other) && facts.others().any(|member| member.votes),
             adapted: facts.standing != Standing::Standalone,
             // Members trust each other by the key file; there is no user of ours.
             access: true,
@@ -231,15 +236,20 @@ impl Engine for MongoDb {
         if !facts.is_ours(identity) || facts.standing != Standing::Primary {
             return Vec::new();
         }
+        if facts.members.is_empty() {
+            // It does not say who they are: then it refuses this too, and says why.
+            return vec![Step::Reclaim];
+        }
         let leaving = |member: &&Member| !remaining.contains(&member.id);
         let lowered = facts.others().filter(leaving).filter(|member| member.votes).map(|member| Step::Lower { id: member.id });
         lowered.chain(facts.others().filter(leaving).map(|member| Step::Remove { id: member.id })).collect()
     }
 
     fn plan_disable(facts: &SourceFacts, identity: &Identity, recorded: &[Change]) -> Vec<Step> {
+        // Its changes are its owner's, where none of ours is on record. What it does not say it has, it may have.
+        let ours = recorded.iter().any(|change| change.what == LOCAL) && (facts.leftovers || !facts.forbidden.is_empty());
         match facts.standing {
-            // Its changes are its owner's, where none of ours is on record.
-            Standing::Standalone if (facts.leftovers && !recorded.is_empty()) || facts.role => vec![Step::ClearLocal { role: identity.role() }],
+            Standing::Standalone if ours || facts.role => vec![Step::ClearLocal { role: identity.role() }],
             Standing::Primary => Self::plan_leave(facts, identity, &[]),
             Standing::Secondary | Standing::Removed if facts.is_ours(identity) => vec![Step::Reclaim],
             _ => Vec::new(),
@@ -248,6 +258,10 @@ impl Engine for MongoDb {
 
     fn plan_release(_: &SourceFacts, _: &Identity, _: u32) -> Vec<Step> {
         Vec::new()
+    }
+
+    fn kept(_: &SourceFacts, _: &[Change]) -> Option<String> {
+        None
     }
 
     fn undo_by_hand(identity: &Identity, _: &[Change]) -> String {
@@ -260,9 +274,7 @@ impl Engine for MongoDb {
 
     fn record(_: &SourceFacts, step: &Step) -> Option<Change> {
         match step {
-            Step::Initiate { set, host } => {
-                Some(Change { what: "database local".to_owned(), before: None, after: format!("configuration of replica set {set}, {host}") })
-            }
+            Step::Initiate { set, host } => Some(Change { what: LOCAL.to_owned(), before: None, after: format!("configuration of replica set {set}, {host}") }),
             _ => None,
         }
     }
@@ -274,5 +286,159 @@ impl Engine for MongoDb {
     fn parse_position(text: &str) -> Option<Position> {
         let (seconds, increment) = text.split_once(':')?;
         Some(Position::Timestamp { seconds: seconds.parse().ok()?, increment: increment.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn identity() -> Identity {
+        Identity::parse("k3x9q2ab").unwrap()
+    }
+
+    fn wanted(started: &[u32], proven: &[u32]) -> WantedSource {
+        let hosts = (0..=4).map(|number| (number, format!("host-{number}:27017"))).collect::<BTreeMap<_, _>>();
+        let (started, proven) = (started.to_vec(), proven.to_vec());
+        WantedSource { replicas: started.clone(), started, proven, hosts, prove_login: false, ..WantedSource::new(identity()) }
+    }
+
+    fn alone() -> SourceFacts {
+        SourceFacts { version: "6.0.5".into(), data_directory: "/data/db".into(), authorization: true, user: "root".into(), ..SourceFacts::default() }
+    }
+
+    fn primary() -> SourceFacts {
+        let source = Member { id: 0, host: "host-0:27017".into(), votes: true, state: "PRIMARY".into() };
+        SourceFacts { standing: Standing::Primary, set_name: Some(identity().role()), members: vec![source], applied: (9, 1), ..alone() }
+    }
+
+    /// The facts that a step leads to: a model of the set. Members catch up at once.
+    fn after(mut facts: SourceFacts, step: &Step) -> SourceFacts {
+        match step {
+            Step::Initiate { .. } => return primary(),
+            Step::Add { id, host } => facts.members.push(Member { id: *id, host: host.clone(), votes: false, state: "SECONDARY".into() }),
+            Step::Raise { id } | Step::Lower { id } => {
+                let votes = matches!(step, Step::Raise { .. });
+                facts.members.iter_mut().filter(|member| member.id == *id).for_each(|member| member.votes = votes);
+            }
+            Step::Remove { id } => {
+                assert!(facts.members.iter().any(|member| member.id == *id && !member.votes), "members that leave are lowered first");
+                facts.members.retain(|member| member.id != *id);
+            }
+            Step::Reclaim => facts.members.retain(|member| member.id == 0),
+            Step::LookAgain => facts.standing = Standing::Primary,
+            Step::ClearLocal { .. } => (facts.leftovers, facts.role) = (false, false),
+        }
+        facts
+    }
+
+    fn voters(facts: &SourceFacts) -> usize {
+        facts.members.iter().filter(|member| member.votes).count()
+    }
+
+    /// Walks one plan to its end.
+    fn walk(facts: &SourceFacts, steps: &[Step]) -> SourceFacts {
+        steps.iter().fold(facts.clone(), after)
+    }
+
+    #[test]
+    fn the_official_images_defaults_have_no_finding() {
+        assert_eq!(MongoDb::preflight(&alone(), &wanted(&[], &[])), vec![]);
+        assert_eq!(MongoDb::preflight(&primary(), &wanted(&[], &[])), vec![], "a set of ours is no finding");
+        assert!(MongoDb::summary(&alone()).leads && !MongoDb::summary(&alone()).adapted);
+        assert!(MongoDb::needs_key(&alone()) && !MongoDb::needs_key(&SourceFacts { authorization: false, ..alone() }));
+        assert!(!MongoDb::needs_key(&SourceFacts { key_file: Some("/etc/theirs".into()), ..alone() }), "the template brings theirs");
+        assert!(MongoDb::needs_key(&SourceFacts { key_file: Some(KEY_FILE.into()), ..alone() }));
+    }
+
+    #[test]
+    fn every_finding_has_its_reason() {
+        let reasons = |change: fn(&mut SourceFacts)| {
+            let mut facts = alone();
+            change(&mut facts);
+            MongoDb::preflight(&facts, &wanted(&[], &[])).into_iter().map(|finding| finding.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons(|facts| facts.version = "5.0.30".into()), ["VersionTooOld"]);
+        assert_eq!(reasons(|facts| facts.sharded = true), ["ClusterEnabled"]);
+        assert_eq!(reasons(|facts| facts.set_name = Some("rs0".into())), ["SourceIsReplica"]);
+        assert_eq!(reasons(|facts| facts.leftovers = true), ["SourceIsReplica"]);
+        assert_eq!(reasons(|facts| facts.storage_engine = "inMemory".into()), ["NoPersistence"]);
+        assert_eq!(reasons(|facts| facts.forbidden = vec!["replSetConfigure".into()]), ["NotPermitted"]);
+    }
+
+    #[test]
+    fn a_set_is_begun_only_where_nothing_was_copied_yet() {
+        let waiting = SourceFacts { standing: Standing::Uninitiated, members: vec![], ..primary() };
+        let first = WantedSource { prove_login: true, ..wanted(&[], &[]) };
+        assert_eq!(MongoDb::plan_enable(&waiting, &first), [Step::Initiate { set: "understudy_k3x9q2ab".into(), host: "host-0:27017".into() }]);
+        assert_eq!(MongoDb::plan_enable(&waiting, &wanted(&[1, 2], &[1, 2])), vec![], "a source that lost its data gets it from the others");
+        assert_eq!(MongoDb::plan_enable(&alone(), &first), vec![], "a stand-alone server has to restart first");
+        let foreign = SourceFacts { set_name: Some("rs0".into()), ..waiting };
+        assert_eq!(MongoDb::plan_enable(&foreign, &first), vec![]);
+    }
+
+    #[test]
+    fn votes_are_given_in_pairs_and_only_to_members_that_have_everything() {
+        let one = walk(&primary(), &MongoDb::plan_enable(&primary(), &wanted(&[1], &[])));
+        assert_eq!((one.members.len(), voters(&one)), (2, 1));
+        assert_eq!(MongoDb::plan_enable(&one, &wanted(&[1], &[1])), vec![], "two voters would stop when one fails");
+        let two = walk(&one, &MongoDb::plan_enable(&one, &wanted(&[1, 2], &[1])));
+        assert_eq!((two.members.len(), voters(&two)), (3, 1), "the second has yet to show that it has everything");
+        let all = walk(&two, &MongoDb::plan_enable(&two, &wanted(&[1, 2], &[1, 2])));
+        assert_eq!(voters(&all), 3);
+        assert_eq!(MongoDb::plan_enable(&all, &wanted(&[1, 2], &[1, 2])), vec![]);
+
+        let mut copies = two;
+        copies.members[2].state = "STARTUP2".into();
+        assert_eq!(MongoDb::plan_enable(&copies, &wanted(&[1, 2], &[1, 2])), vec![]);
+        let mut down = all.clone();
+        down.members[1].state = "(not reachable/healthy)".into();
+        assert_eq!(MongoDb::plan_enable(&down, &wanted(&[1, 2], &[1, 2])), vec![], "a pod that restarts keeps its vote");
+        let lost = walk(&all, &MongoDb::plan_enable(&all, &wanted(&[1, 2], &[2])));
+        assert_eq!(voters(&lost), 1, "no majority depends on a member that is copied anew");
+        let secondary = SourceFacts { standing: Standing::Secondary, ..all };
+        assert_eq!(MongoDb::plan_enable(&secondary, &wanted(&[1, 2, 3], &[2])), vec![], "only the primary changes the set");
+    }
+
+    #[test]
+    fn members_leave_lowered_first_and_the_source_stays() {
+        let mut facts = primary();
+        for proven in [&[][..], &[1, 2, 3, 4]] {
+            facts = walk(&facts, &MongoDb::plan_enable(&facts, &wanted(&[1, 2, 3, 4], proven)));
+        }
+        assert_eq!((facts.members.len(), voters(&facts)), (5, 5));
+        let fewer = walk(&facts, &MongoDb::plan_leave(&facts, &identity(), &[1, 2]));
+        assert_eq!((fewer.members.len(), voters(&fewer)), (3, 3));
+        let none = walk(&facts, &MongoDb::plan_leave(&facts, &identity(), &[]));
+        assert_eq!((none.members.len(), voters(&none)), (1, 1));
+        assert_eq!(MongoDb::plan_leave(&none, &identity(), &[]), vec![]);
+        assert_eq!(MongoDb::plan_disable(&none, &identity(), &[]), vec![], "the rest is the restart");
+        let cut_off = SourceFacts { standing: Standing::Secondary, ..facts };
+        assert_eq!(MongoDb::plan_leave(&cut_off, &identity(), &[]), vec![]);
+        assert_eq!(MongoDb::plan_disable(&cut_off, &identity(), &[]), [Step::Reclaim]);
+    }
+
+    #[test]
+    fn local_is_cleared_only_of_what_is_on_record() {
+        let record = MongoDb::record(&alone(), &Step::Initiate { set: "s".into(), host: "h".into() }).unwrap();
+        let left = SourceFacts { leftovers: true, ..alone() };
+        let steps = MongoDb::plan_disable(&left, &identity(), std::slice::from_ref(&record));
+        assert_eq!(steps, [Step::ClearLocal { role: "understudy_k3x9q2ab".into() }]);
+        assert_eq!(MongoDb::plan_disable(&walk(&left, &steps), &identity(), std::slice::from_ref(&record)), vec![]);
+        assert_eq!(MongoDb::plan_disable(&left, &identity(), &[]), vec![], "nothing of ours is on record");
+        let blind = SourceFacts { forbidden: vec!["createRole".into()], ..alone() };
+        assert_eq!(MongoDb::plan_disable(&blind, &identity(), std::slice::from_ref(&record)).len(), 1, "it is not taken for clean");
+        let mute = SourceFacts { members: vec![], forbidden: vec!["replSetGetConfig".into()], ..primary() };
+        assert_eq!(MongoDb::plan_leave(&mute, &identity(), &[]).len(), 1);
+        let crashed = SourceFacts { role: true, ..alone() };
+        assert_eq!(MongoDb::plan_disable(&crashed, &identity(), &[]).len(), 1, "the role is never left behind");
+    }
+
+    #[test]
+    fn positions_are_written_and_read_back() {
+        let position = Position::Timestamp { seconds: 1_795_560_681, increment: 3 };
+        assert_eq!(MongoDb::parse_position(&MongoDb::format_position(&position)), Some(position));
+        assert_eq!(MongoDb::parse_position("0/3E8"), None);
     }
 }

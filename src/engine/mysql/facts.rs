@@ -69,6 +69,8 @@ pub struct SourceFacts {
     pub hostname: String,
     /// This session is encrypted: replicas can be, too.
     pub encrypted: bool,
+    /// Why connections, persisted settings or our user could not be seen, in the server's words: then nothing that is missing here is known to be gone.
+    pub hidden: Option<String>,
     /// Our user exists.
     pub user_exists: bool,
     /// It has the privileges that it needs.

@@ -27,7 +27,12 @@ pub enum Step {
         /// The user.
         user: String,
     },
-    /// `INSTALL PLUGIN clone`.
+    /// See everything that is ours, and change nothing: fails where the administrator may not, which is not the same as that it is gone.
+    FindOwn {
+        /// Our user.
+        user: String,
+    },
+    /// `INSTALL PLUGIN clone`; a server that can't is copied in another way.
     InstallClone,
     /// `SET PERSIST`, of a variable that needs no restart.
     SetVariable {
@@ -66,7 +71,8 @@ impl fmt::Display for Step {
         match self {
             Self::CreateUser { user } => write!(f, "create the user {user} (REPLICATION SLAVE, BACKUP_ADMIN)"),
             Self::ProveLogin { user } => write!(f, "log in as {user}, to prove that it works"),
-            Self::InstallClone => write!(f, "install the clone plugin (no restart)"),
+            Self::FindOwn { user } => write!(f, "look for {user} and what else was changed"),
+            Self::InstallClone => write!(f, "install the clone plugin, if the server can (no restart)"),
             Self::SetVariable { name, value } => write!(f, "set {name} to {value} (no restart)"),
             Self::AwaitNoAnonymous => write!(f, "wait until no transaction without a GTID is under way"),
             Self::AwaitNoGtids => write!(f, "wait until no transaction with a GTID is under way"),
@@ -81,6 +87,14 @@ impl fmt::Display for Step {
 
 /// What a record calls the clone plugin.
 const CLONE: &str = "plugin clone";
+
+/// How one recorded change, other than the user, is undone by hand.
+fn undo(change: &Change) -> Option<String> {
+    match change.what.strip_prefix("setting ") {
+        Some(name) => Some(format!("{name}, step by step, back to {}, then RESET PERSIST IF EXISTS {name}", change.before.as_deref().unwrap_or("what it was"))),
+        None => (change.what == CLONE).then(|| "UNINSTALL PLUGIN clone".to_owned()),
+    }
+}
 
 impl Engine for MySql {
     type SourceFacts = SourceFacts;
@@ -103,8 +117,10 @@ impl Engine for MySql {
             // Its process can't be asked: LOAD_FILE reads below secure_file_priv only.
             owner: None,
             leads: true,
+            elects: false,
             adapted: false,
-            access: facts.user_exists && facts.user_access,
+            // What can't be seen is not known to be lost.
+            access: facts.hidden.is_some() || (facts.user_exists && facts.user_access),
             records: None,
             position: facts.position.clone(),
             oldest_for_seed: facts.purged.clone(),
@@ -133,13 +149,22 @@ impl Engine for MySql {
 
     fn expected_disruption(facts: &SourceFacts) -> String {
         let gtids = if facts.gtid_mode.value == "ON" { "" } else { "GTIDs are switched on while it runs, " };
-        // Since 8.0.27 CLONE lets them through (manual, "Cloning and Concurrent DDL").
-        let waits = if facts.numbers < (8, 0, 27) { "; CREATE, ALTER and DROP wait until it is" } else { "" };
+        let waits = match (facts.numbers < (8, 0, 27), facts.clone_active) {
+            // Since then CLONE lets them through (manual, "Cloning and Concurrent DDL").
+            (true, _) => "; CREATE, ALTER and DROP wait until it is",
+            (false, true) => "",
+            (false, false) => {
+                "; where the clone plugin can't be installed mysqldump reads it: then writes wait for a moment, and CREATE, ALTER and DROP until it is done"
+            }
+        };
         format!("none: no restart; {gtids}and one full backup is read from the server{waits}")
     }
 
     fn plan_enable(facts: &SourceFacts, wanted: &WantedSource) -> Vec<Step> {
         let user = wanted.identity.role();
+        if facts.hidden.is_some() {
+            return vec![Step::FindOwn { user }];
+        }
         let mut steps = Vec::new();
         if !facts.user_exists || !facts.user_granted {
             steps.push(Step::CreateUser { user: user.clone() });
@@ -147,7 +172,8 @@ impl Engine for MySql {
         if wanted.prove_login {
             steps.push(Step::ProveLogin { user });
         }
-        if !facts.clone_active {
+        // For the backup only, and not asked for again and again where it can't be had.
+        if wanted.prove_login && !facts.clone_active {
             steps.push(Step::InstallClone);
         }
         steps.extend(gtid::up(facts));
@@ -173,6 +199,9 @@ impl Engine for MySql {
 
     fn plan_disable(facts: &SourceFacts, identity: &Identity, recorded: &[Change]) -> Vec<Step> {
         let user = identity.role();
+        if facts.hidden.is_some() {
+            return vec![Step::FindOwn { user }];
+        }
         let mut steps = Vec::new();
         if facts.connections > 0 {
             steps.push(Step::Disconnect { user: user.clone() });
@@ -190,16 +219,21 @@ impl Engine for MySql {
         steps
     }
 
+    fn kept(facts: &SourceFacts, recorded: &[Change]) -> Option<String> {
+        if facts.other_replicas == 0 || gtid::down(facts, recorded).is_empty() {
+            return None;
+        }
+        let settings: Vec<Change> = recorded.iter().filter(|change| change.what.starts_with("setting ")).cloned().collect();
+        let undo = settings.iter().filter_map(undo).collect::<Vec<_>>().join("; ");
+        Some(format!(
+            "gtid_mode stays {}: {} replica(s) of yours, or readers of the binary log, are connected, which may need GTIDs. By hand, once they do not: {undo}",
+            facts.gtid_mode.value, facts.other_replicas
+        ))
+    }
+
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let mut lines = vec![format!("DROP USER IF EXISTS {}", identity.role())];
-        for change in recorded {
-            match change.what.strip_prefix("setting ") {
-                Some(name) => lines
-                    .push(format!("{name}, step by step, back to {}, then RESET PERSIST IF EXISTS {name}", change.before.as_deref().unwrap_or("what it was"))),
-                None if change.what == CLONE => lines.push("UNINSTALL PLUGIN clone".to_owned()),
-                None => {}
-            }
-        }
+        lines.extend(recorded.iter().filter_map(undo));
         lines.join("; ")
     }
 
@@ -212,6 +246,7 @@ impl Engine for MySql {
                 Some(Change { what: format!("setting {name}"), before: Some(gtid::describe(before)), after: value.clone() })
             }
             Step::ProveLogin { .. }
+            | Step::FindOwn { .. }
             | Step::AwaitNoAnonymous
             | Step::AwaitNoGtids
             | Step::Disconnect { .. }
@@ -267,6 +302,7 @@ mod tests {
                 assert!(facts.gtid_mode.value != "ON" || facts.enforce.value == "ON", "gtid_mode ON needs enforce_gtid_consistency ON");
             }
             Step::AwaitNoAnonymous | Step::AwaitNoGtids => {}
+            Step::FindOwn { .. } => panic!("it fails on this server as long as it is planned"),
             Step::Disconnect { .. } => facts.connections = 0,
             Step::DropUser { .. } => {
                 assert_eq!(facts.connections, 0, "DROP USER leaves connections behind");
@@ -309,7 +345,7 @@ mod tests {
                 keep(&mut recorded, steps.iter().filter_map(|step| MySql::record(&start, step)));
                 let facts = steps[..cut].iter().fold(start.clone(), after);
                 // Goes on to the same end, doing nothing twice that would hurt.
-                let rest = MySql::plan_enable(&facts, &WantedSource { prove_login: false, ..wanted() });
+                let rest = MySql::plan_enable(&facts, &wanted());
                 keep(&mut recorded, rest.iter().filter_map(|step| MySql::record(&facts, step)));
                 let done = rest.iter().fold(facts.clone(), after);
                 assert!(done.user_exists && done.user_granted && done.clone_active && done.gtid_mode.value == "ON" && done.enforce.value == "ON");
@@ -349,6 +385,28 @@ mod tests {
         let now = SourceFacts { other_replicas: 1, ..steps.iter().fold(start, after) };
         let back = MySql::plan_disable(&now, &identity(), &recorded);
         assert_eq!(back, [Step::DropUser { user: "understudy_k3x9q2ab".into() }, Step::UninstallClone]);
+        let end = back.iter().fold(now, after);
+        let said = MySql::kept(&end, &recorded).unwrap();
+        assert!(said.contains("gtid_mode stays ON") && said.contains("RESET PERSIST IF EXISTS gtid_mode") && !said.contains("PLUGIN"), "{said}");
+        assert_eq!(MySql::kept(&SourceFacts { other_replicas: 0, ..end.clone() }, &recorded), None, "then they are put back");
+        assert_eq!(MySql::kept(&end, &recorded[..1]), None, "what was on before is not left behind");
+    }
+
+    #[test]
+    fn a_plugin_that_cannot_be_had_is_not_asked_for_again_once_the_backup_has_begun() {
+        let done = SourceFacts { user_exists: true, user_granted: true, ..preflight::tests::sound() };
+        assert_eq!(MySql::plan_enable(&done, &WantedSource { prove_login: false, ..wanted() }), vec![]);
+        assert!(MySql::plan_enable(&done, &wanted()).contains(&Step::InstallClone));
+        assert!(MySql::expected_disruption(&done).contains("mysqldump"));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_not_taken_for_gone() {
+        let blind = SourceFacts { hidden: Some("SELECT command denied (1142)".into()), clone_active: true, ..preflight::tests::sound() };
+        let find = [Step::FindOwn { user: "understudy_k3x9q2ab".into() }];
+        assert_eq!(MySql::plan_disable(&blind, &identity(), &[]), find);
+        assert_eq!(MySql::plan_enable(&blind, &WantedSource { prove_login: false, ..wanted() }), find);
+        assert!(MySql::summary(&blind).access, "no Job is made for it");
     }
 
     #[test]

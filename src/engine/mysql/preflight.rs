@@ -23,13 +23,26 @@ const PRIVILEGES: [(&str, bool, Option<&str>); 12] = [
     ("CONNECTION_ADMIN", false, Some("SUPER")),
 ];
 
+/// What mysqldump needs besides: it leaves out triggers that it may not see, without a word.
+const DUMP: [(&str, bool, Option<&str>); 3] = [("SHOW VIEW", false, None), ("TRIGGER", false, None), ("EVENT", false, None)];
+
 fn lacking(facts: &SourceFacts) -> Vec<&'static str> {
+    missing(facts, &PRIVILEGES)
+}
+
+/// The privileges that this user lacks for mysqldump.
+#[must_use]
+pub fn lacking_for_dump(facts: &SourceFacts) -> Vec<&'static str> {
+    missing(facts, &DUMP)
+}
+
+fn missing(facts: &SourceFacts, needed: &[(&'static str, bool, Option<&str>)]) -> Vec<&'static str> {
     let has = |name: &str, grant: bool| {
         facts.privileges.iter().any(|held| if grant { held.strip_suffix(" *") == Some(name) } else { held.trim_end_matches(" *") == name })
     };
     let everything = has("ALL PRIVILEGES", true);
     let missing = |(name, grant, other): &&(&'static str, bool, Option<&str>)| !has(name, *grant) && !other.is_some_and(|other| has(other, false));
-    PRIVILEGES.iter().filter(|_| !everything).filter(missing).map(|(name, _, _)| *name).collect()
+    needed.iter().filter(|_| !everything).filter(missing).map(|(name, _, _)| *name).collect()
 }
 
 /// See [`crate::engine::Engine::preflight`].
@@ -267,8 +280,9 @@ pub mod tests {
         let mut facts = sound();
         facts.privileges = PRIVILEGES.iter().map(|(name, _, _)| (*name).to_owned()).collect();
         assert_eq!(lacking(&facts), ["REPLICATION SLAVE", "BACKUP_ADMIN"]);
+        assert_eq!(lacking_for_dump(&facts), ["SHOW VIEW", "TRIGGER", "EVENT"]);
         facts.privileges = vec!["ALL PRIVILEGES *".into()];
-        assert!(lacking(&facts).is_empty());
+        assert!(lacking(&facts).is_empty() && lacking_for_dump(&facts).is_empty());
         facts.privileges = sound().privileges.into_iter().filter(|held| !held.starts_with("SYSTEM")).chain(["SUPER".into()]).collect();
         assert!(lacking(&facts).is_empty());
     }

@@ -124,7 +124,7 @@ fn describe(data: &Path, version: String) -> Result<Filled, AgentError> {
     let own: BackupManifest = serde_json::from_slice(&text).map_err(|error| AgentError::Refused(format!("{}: {error}", path.display())))?;
     let position = own.wal_ranges.last().map(|range| range.end.clone());
     let position = position.ok_or_else(|| AgentError::Refused(format!("{} names no position", path.display())))?;
-    Ok(Filled { version, position, checksum: checksum(&text) })
+    Ok(Filled { version, position, checksum: checksum(&text), note: None })
 }
 
 /// The settings of a standby, appended to postgresql.auto.conf: the last value of a setting counts.

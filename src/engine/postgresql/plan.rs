@@ -131,6 +131,7 @@ impl Engine for PostgreSql {
             data_directory: facts.data_directory.clone(),
             owner: Some(facts.owner),
             leads: true,
+            elects: false,
             adapted: false,
             access: facts.role_exists && facts.role_has_password,
             records: None,
@@ -305,6 +306,10 @@ impl Engine for PostgreSql {
             | Step::DropRole { .. }
             | Step::RestoreSetting { .. } => None,
         }
+    }
+
+    fn kept(_facts: &SourceFacts, _recorded: &[Change]) -> Option<String> {
+        None
     }
 
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {

@@ -49,7 +49,7 @@ impl Tools for Redis {
         }
         let position = snapshot.position.ok_or_else(|| AgentError::Refused(format!("{} names no position in the source's log", path.display())))?;
         private(&path)?;
-        Ok(Filled { version: facts.version, position: Self::format_position(&position), checksum: snapshot.sha256 })
+        Ok(Filled { version: facts.version, position: Self::format_position(&position), checksum: snapshot.sha256, note: None })
     }
 
     async fn become_replica(request: &Restore, manifest: &Manifest) -> Result<(), AgentError> {

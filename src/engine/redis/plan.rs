@@ -96,6 +96,7 @@ impl Engine for Redis {
             // No command tells; of the official image it is 999, on Alpine with another group, which its entrypoint does not mind.
             owner: None,
             leads: true,
+            elects: false,
             adapted: false,
             access: facts.role.is_some_and(|role| role.may_replicate && role.has_password),
             records: facts.keys_at_start(),
@@ -175,8 +176,13 @@ impl Engine for Redis {
             steps.push(Step::RaiseBacklog { bytes: BACKLOG_BYTES });
         }
         // Gone with a restart that may have taken the data, too: as soon as replicas can log in, they copy whatever is there.
-        if !facts.role.is_some_and(|role| role.may_replicate) && !wanted.withhold_access {
-            steps.push(Step::CreateUser { user: wanted.identity.role() });
+        let user = wanted.identity.role();
+        match facts.role {
+            // Made again a moment ago, before it was known: the backup's Job is not to give it its password.
+            Some(role) if wanted.withhold_access && !role.has_password => steps.push(Step::DropUser { user }),
+            _ if wanted.withhold_access => {}
+            Some(role) if role.may_replicate => {}
+            _ => steps.push(Step::CreateUser { user }),
         }
         steps
     }
@@ -219,6 +225,10 @@ impl Engine for Redis {
             Step::CreateUser { user } => Some(Change { what: format!("ACL user {user}"), before: None, after: PERMISSIONS.to_owned() }),
             Step::DropUser { .. } | Step::RestoreSetting { .. } => None,
         }
+    }
+
+    fn kept(_facts: &SourceFacts, _recorded: &[Change]) -> Option<String> {
+        None
     }
 
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {

@@ -5,7 +5,6 @@ mod mysql;
 mod postgresql;
 mod redis;
 
-#[allow(unused_imports, reason = "its scenarios come next")]
 pub use mongodb::MongoDb;
 pub use mysql::MySql;
 pub use postgresql::{PostgreSql, query};
@@ -36,20 +35,47 @@ pub trait Database: Send + Sized + 'static {
     /// Files of a replica, below its data directory, in a shell's words, that hold the replication user's password; and how it is cut out of them.
     const REPLICATION_PASSWORD: &'static str;
 
+    /// With how many replicas a resource begins.
+    const REPLICAS: u32;
+    /// By how many replicas a resource is scaled.
+    const STEP: u32;
+    /// The source restarts once when it is enabled, and once when it is disabled.
+    const RESTARTS: bool;
+
     /// At how many points, the begins and ends of its steps, an enabling can be killed at least.
     const KILLS: usize;
     /// The smallest size in bytes that a full backup can have.
     const LEAST_BACKUP: i64;
-    /// How many traces an enabling with one replica leaves on the source.
+    /// How many traces an enabling with `REPLICAS` replicas leaves on the source.
     const TRACES: usize;
     /// Parts of what a person is told to do by hand where the source could not be cleaned.
     const BY_HAND: &'static [&'static str];
+
+    /// The source's database container.
+    const CONTAINER: &'static str;
+    /// The data directory of the official image.
+    const DIRECTORY: &'static str;
+    /// Arguments of the server that rule replication out.
+    const UNFIT: &'static [&'static str];
+    /// What is said of these.
+    const UNFIT_SAYS: &'static [&'static str];
+    /// Arguments with which nobody outside the pod is answered.
+    const DEAF: &'static [&'static str];
+    /// What is said of a user who may not do enough.
+    const CLERK_SAYS: &'static [&'static str];
 
     /// What the Secret of a source holds.
     fn secret() -> Value;
 
     /// The StatefulSet of a source with the official image's defaults; the password stands in the Secret of the same name.
     fn stateful_set(name: &str) -> Value;
+
+    /// Has the server keep its data in this directory, or in the official image's own.
+    fn keep_data_in(container: &mut Value, directory: Option<&str>);
+
+    /// As charts do it: the database container takes its settings from the volumes `configuration`, a ConfigMap that cannot be written, and `prepared`,
+    /// an `emptyDir` that an init container fills; its probes name the user.
+    fn chart(container: &mut Value) -> Chart;
 
     /// A new connection.
     fn connect(host: &str) -> impl Future<Output = Result<Self, String>> + Send;
@@ -72,31 +98,75 @@ pub trait Database: Send + Sized + 'static {
     /// Everything on the source that must be the same after disabling.
     fn snapshot(&mut self) -> impl Future<Output = Result<Vec<String>, String>> + Send;
 
-    /// Users, and whatever else holds something for a replica, of ours on the source: one of a kind for one replica.
+    /// Where this server keeps its data.
+    fn directory(&mut self) -> impl Future<Output = Result<String, String>> + Send;
+
+    /// Makes a user called `clerk`, with a password of the same text, who may log in and not much else.
+    fn make_clerk(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Makes a backup last long enough to be held.
+    fn slow_down(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Keeps the backup whose Job runs from ending before this server stops; an error while it has not begun.
+    fn hold_backup(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Users, and whatever else holds something for a replica, of ours on the source.
     fn traces(&mut self) -> impl Future<Output = Result<Vec<String>, String>> + Send;
+}
+
+/// What a chart brings along.
+pub struct Chart {
+    /// Data of the ConfigMap.
+    pub configuration: Value,
+    /// What the init container executes, in a shell that has the password in `PASSWORD`, with the volumes at `/configuration` and `/prepared`.
+    pub script: &'static str,
+    /// What the probes execute, in a shell likewise.
+    pub probe: &'static str,
+    /// The beginning of a line of the snapshot that shows that the settings were read.
+    pub proof: &'static str,
+}
+
+/// The arguments of a container.
+pub fn arguments(container: &mut Value) -> &mut Vec<Value> {
+    if container["args"].is_null() {
+        container["args"] = Value::Array(Vec::new());
+    }
+    container["args"].as_array_mut().unwrap()
+}
+
+/// An engine whose replicas follow one source, as a user of ours: each of them can be promoted, and the user can be dropped.
+pub trait Standby: Database {
+    /// A replica takes writes from now on.
+    fn promote(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Drops our user on the source, and ends its connections.
+    fn drop_user(&mut self) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 /// Runs scenarios for every engine: each becomes a module with a test named after each engine.
 #[allow(unused_macros, reason = "not every test binary has such scenarios")]
 macro_rules! for_every_engine {
     ($($scenario:ident),+) => {
-        $(mod $scenario {
-            #[tokio::test]
-            async fn postgresql() {
-                super::$scenario::<crate::databases::PostgreSql>().await;
-            }
-
-            #[tokio::test]
-            async fn mysql() {
-                super::$scenario::<crate::databases::MySql>().await;
-            }
-
-            #[tokio::test]
-            async fn redis() {
-                super::$scenario::<crate::databases::Redis>().await;
-            }
-        })+
+        crate::databases::for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis, mongodb: MongoDb] $($scenario),+);
     };
 }
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use for_every_engine;
+
+/// Runs scenarios for some engines.
+#[allow(unused_macros, reason = "as above")]
+macro_rules! for_engines {
+    (@ [$($test:ident: $engine:ident),+] $scenario:ident) => {
+        mod $scenario {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$scenario::<crate::databases::$engine>().await;
+            })+
+        }
+    };
+    ($engines:tt $($scenario:ident),+) => {
+        $(crate::databases::for_engines!(@ $engines $scenario);)+
+    };
+}
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use for_engines;

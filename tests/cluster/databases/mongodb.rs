@@ -6,7 +6,7 @@ use ::mongodb::{Client, error::Error};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Database, PASSWORD};
+use super::{Chart, Database, PASSWORD, arguments};
 
 /// A client of one MongoDB server, which asks no other of its set.
 pub struct MongoDb(Client);
@@ -44,10 +44,21 @@ impl Database for MongoDb {
     const DRY_RUN: &'static str = "restart the source once";
     const LOGIN_REFUSED: &'static str = "Authentication failed";
     const REPLICATION_PASSWORD: &'static str = "cat /run/understudy/key/key";
-    const KILLS: usize = 18;
+    const REPLICAS: u32 = 2;
+    const STEP: u32 = 2;
+    const RESTARTS: bool = true;
+    const KILLS: usize = 24;
     const TRACES: usize = 2;
     const LEAST_BACKUP: i64 = 100;
     const BY_HAND: &'static [&'static str] = &["--replSet", "db.dropDatabase()"];
+
+    const CONTAINER: &'static str = "mongodb";
+    const DIRECTORY: &'static str = "/data/db";
+    // In the official image a directory, which nothing is mounted to.
+    const UNFIT: &'static [&'static str] = &["--dbpath", "/data/configdb"];
+    const UNFIT_SAYS: &'static [&'static str] = &["DataNotOnVolume", "the data directory /data/configdb of container mongodb", "keep the data on a volume"];
+    const DEAF: &'static [&'static str] = &["--bind_ip", "127.0.0.1"];
+    const CLERK_SAYS: &'static [&'static str] = &["NotPermitted", "user clerk may not", "name a user with the role root"];
 
     fn secret() -> Value {
         json!({"username": Self::USER, "password": PASSWORD})
@@ -75,6 +86,24 @@ impl Database for MongoDb {
                 }]
             }
         })
+    }
+
+    fn keep_data_in(container: &mut Value, directory: Option<&str>) {
+        if let Some(directory) = directory {
+            arguments(container).extend([json!("--dbpath"), json!(directory)]);
+        }
+    }
+
+    fn chart(container: &mut Value) -> Chart {
+        arguments(container).extend([json!("--config"), json!("/etc/mongo/mongod.conf")]);
+        let mounts = container["volumeMounts"].as_array_mut().unwrap();
+        mounts.push(json!({"name": "prepared", "mountPath": "/etc/mongo", "readOnly": true}));
+        Chart {
+            configuration: json!({"mongod.conf": "net:\n  maxIncomingConnections: 777\n"}),
+            script: "cp /configuration/mongod.conf /prepared/",
+            probe: "MONGO_URI=\"mongodb://root:$PASSWORD@127.0.0.1:27017/admin?directConnection=true\" mongo-command '{\"ping\": 1}'",
+            proof: "net.maxIncomingConnections: 777",
+        }
     }
 
     async fn connect(host: &str) -> Result<Self, String> {
@@ -124,12 +153,47 @@ impl Database for MongoDb {
     async fn snapshot(&mut self) -> Result<Vec<String>, String> {
         let options = self.run("admin", doc! {"getCmdLineOpts": 1}).await?;
         let mut all = vec![options.get("argv").map(ToString::to_string).unwrap_or_default()];
+        for (section, settings) in options.get_document("parsed").map_err(|error| error.to_string())? {
+            all.extend(settings.as_document().into_iter().flatten().map(|(name, value)| format!("{section}.{name}: {value}")));
+        }
         let users = self.run("admin", doc! {"usersInfo": 1}).await?;
         all.extend(users.get_array("users").into_iter().flatten().map(ToString::to_string));
         let roles = self.run("admin", doc! {"rolesInfo": 1}).await?;
         all.extend(roles.get_array("roles").into_iter().flatten().map(ToString::to_string));
         all.extend(self.everything("local").await?.into_iter().filter(|line| !line.starts_with("local.startup_log")));
         Ok(all)
+    }
+
+    async fn directory(&mut self) -> Result<String, String> {
+        let options = self.run("admin", doc! {"getCmdLineOpts": 1}).await?;
+        let storage = options.get_document("parsed").and_then(|parsed| parsed.get_document("storage"));
+        Ok(storage.ok().and_then(|storage| storage.get_str("dbPath").ok()).unwrap_or(Self::DIRECTORY).to_owned())
+    }
+
+    async fn make_clerk(&mut self) -> Result<(), String> {
+        self.run("admin", doc! {"createUser": "clerk", "pwd": "clerk", "roles": ["readAnyDatabase"]}).await.map(drop)
+    }
+
+    /// So much that the dump takes seconds.
+    async fn slow_down(&mut self) -> Result<(), String> {
+        for number in 0..320_i32 {
+            let mut bytes = vec![0_u8; 1 << 20];
+            rand::Rng::fill(&mut rand::rng(), &mut bytes[..]);
+            let bytes = Bson::Binary(::mongodb::bson::Binary { subtype: ::mongodb::bson::spec::BinarySubtype::Generic, bytes });
+            self.run("shop", doc! {"insert": "ballast", "documents": [{"_id": number, "bytes": bytes}]}).await?;
+        }
+        Ok(())
+    }
+
+    async fn hold_backup(&mut self) -> Result<(), String> {
+        let running = self.run("admin", doc! {"currentOp": 1, "$all": true}).await?;
+        if !running.to_string().contains("mongodump") {
+            return Err("no backup is being taken".to_owned());
+        }
+        // It looks at every byte, and nobody may read meanwhile; it ends when the server stops.
+        let database = self.0.database("shop");
+        tokio::spawn(async move { database.run_command(doc! {"validate": "ballast", "full": true}).await });
+        Ok(())
     }
 
     async fn traces(&mut self) -> Result<Vec<String>, String> {

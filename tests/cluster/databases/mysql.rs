@@ -5,7 +5,7 @@ use mysql_async::{Conn, OptsBuilder};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Database, PASSWORD};
+use super::{Chart, Database, PASSWORD, Standby};
 
 /// A client of a MySQL server.
 pub struct MySql(Conn);
@@ -18,6 +18,25 @@ impl MySql {
     }
 }
 
+impl Standby for MySql {
+    async fn promote(&mut self) -> Result<(), String> {
+        for sql in ["STOP REPLICA", "SET GLOBAL super_read_only = OFF", "SET GLOBAL read_only = OFF"] {
+            self.rows(sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn drop_user(&mut self) -> Result<(), String> {
+        let user = self.rows("SELECT user FROM mysql.user WHERE user LIKE 'understudy%'").await?.concat();
+        self.rows(&format!("DROP USER {user}")).await?;
+        // `DROP USER` leaves the connection that streams.
+        for id in self.rows(&format!("SELECT CAST(id AS char) FROM information_schema.processlist WHERE user = '{user}'")).await? {
+            self.rows(&format!("KILL {id}")).await?;
+        }
+        Ok(())
+    }
+}
+
 impl Database for MySql {
     const ENGINE: &'static str = "MySQL";
     const NAME: &'static str = "mysql";
@@ -27,10 +46,19 @@ impl Database for MySql {
     const DRY_RUN: &'static str = "understudy_";
     const LOGIN_REFUSED: &'static str = "Access denied for user";
     const REPLICATION_PASSWORD: &'static str = "MYSQL_PWD=$MYSQL_ROOT_PASSWORD mysql -uroot -N -e 'SELECT User_password FROM mysql.slave_master_info'";
+    const REPLICAS: u32 = 1;
+    const STEP: u32 = 1;
+    const RESTARTS: bool = false;
     const KILLS: usize = 18;
     const TRACES: usize = 2;
     const LEAST_BACKUP: i64 = 10 << 20;
     const BY_HAND: &'static [&'static str] = &["DROP USER"];
+    const CONTAINER: &'static str = "mysql";
+    const DIRECTORY: &'static str = "/var/lib/mysql";
+    const UNFIT: &'static [&'static str] = &["--skip-log-bin"];
+    const UNFIT_SAYS: &'static [&'static str] = &["BinaryLogOff", "take skip-log-bin", "restart it"];
+    const DEAF: &'static [&'static str] = &["--bind-address=127.0.0.1"];
+    const CLERK_SAYS: &'static [&'static str] = &["PrivilegesMissing", "clerk", "name root in source.credentials"];
 
     fn secret() -> Value {
         json!({"username": Self::USER, "password": PASSWORD})
@@ -58,6 +86,24 @@ impl Database for MySql {
                 }]
             }
         })
+    }
+
+    fn keep_data_in(container: &mut Value, directory: Option<&str>) {
+        if let Some(directory) = directory {
+            super::arguments(container).push(json!(format!("--datadir={directory}")));
+        }
+    }
+
+    fn chart(container: &mut Value) -> Chart {
+        let mounts = container["volumeMounts"].as_array_mut().unwrap();
+        mounts.push(json!({"name": "prepared", "mountPath": "/etc/mysql/conf.d", "readOnly": true}));
+        Chart {
+            // Only the image's own user may look into the directory that files are usually exported to.
+            configuration: json!({"primary.cnf": "[mysqld]\nmax_connections=77\nsecure-file-priv=NULL\n"}),
+            script: "echo '[mysqld]' > /prepared/server-id.cnf && echo server-id=100 >> /prepared/server-id.cnf && cp /configuration/primary.cnf /prepared/",
+            probe: "exec mysqladmin ping -h 127.0.0.1 -u root --password=\"$MYSQL_ROOT_PASSWORD\"",
+            proof: "max_connections=77",
+        }
     }
 
     async fn connect(host: &str) -> Result<Self, String> {
@@ -101,6 +147,26 @@ impl Database for MySql {
             all.extend(self.rows(sql).await?);
         }
         Ok(all)
+    }
+
+    async fn directory(&mut self) -> Result<String, String> {
+        Ok(self.rows("SELECT @@GLOBAL.datadir").await?.concat().trim_end_matches('/').to_owned())
+    }
+
+    async fn make_clerk(&mut self) -> Result<(), String> {
+        self.rows("CREATE USER clerk@'%' IDENTIFIED BY 'clerk'").await?;
+        self.rows("GRANT SELECT ON *.* TO clerk@'%'").await.map(drop)
+    }
+
+    /// There is no need: before it copies, the Job makes itself a server, which takes longer than the source takes to stop.
+    async fn slow_down(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn hold_backup(&mut self) -> Result<(), String> {
+        // The Job's first step is to give the user its password.
+        let usable = self.rows("SELECT user FROM mysql.user WHERE user LIKE 'understudy%' AND account_locked = 'N'").await?;
+        if usable.is_empty() { Err("no backup is being taken".to_owned()) } else { Ok(()) }
     }
 
     async fn traces(&mut self) -> Result<Vec<String>, String> {

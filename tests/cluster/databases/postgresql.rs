@@ -4,14 +4,19 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use super::{Database, PASSWORD};
+use super::{Chart, Database, PASSWORD, Standby};
 
 /// A client of a PostgreSQL server.
 pub struct PostgreSql(Client);
 
 impl PostgreSql {
     async fn rows(&self, sql: &str) -> Result<Vec<String>, String> {
-        let messages = tokio::time::timeout(Duration::from_secs(10), self.0.simple_query(sql)).await.map_err(|_| "no answer in 10 s")?.map_err(text)?;
+        self.rows_within(10, sql).await
+    }
+
+    async fn rows_within(&self, seconds: u64, sql: &str) -> Result<Vec<String>, String> {
+        let answered = tokio::time::timeout(Duration::from_secs(seconds), self.0.simple_query(sql)).await;
+        let messages = answered.map_err(|_| format!("no answer in {seconds} s"))?.map_err(text)?;
         Ok(messages
             .iter()
             .filter_map(|message| match message {
@@ -31,6 +36,33 @@ pub async fn query(host: &str, sql: &str) -> Result<Vec<String>, String> {
     PostgreSql::connect(host).await?.rows(sql).await
 }
 
+/// Stops the server process that sends the backup, as soon as it sends: the backup then stands still until the source goes.
+const HOLD_THE_BACKUP: &str = "DO $$ DECLARE sender int; BEGIN
+    FOR turn IN 1..1600 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        SELECT pid INTO sender FROM pg_stat_progress_basebackup WHERE backup_streamed > 0;
+        IF sender IS NOT NULL THEN
+            EXECUTE format('COPY (SELECT 1 WHERE false) TO PROGRAM %L', 'kill -STOP ' || sender);
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.005);
+    END LOOP;
+    RAISE EXCEPTION 'no backup is being sent';
+END $$";
+
+impl Standby for PostgreSql {
+    async fn promote(&mut self) -> Result<(), String> {
+        self.rows("SELECT pg_promote()").await.map(drop)
+    }
+
+    async fn drop_user(&mut self) -> Result<(), String> {
+        let role = self.rows("SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await?.concat();
+        // `DROP ROLE` leaves the connection that streams.
+        self.rows(&format!("DROP ROLE {role}")).await?;
+        self.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await.map(drop)
+    }
+}
+
 impl Database for PostgreSql {
     const ENGINE: &'static str = "PostgreSQL";
     const NAME: &'static str = "postgresql";
@@ -41,10 +73,26 @@ impl Database for PostgreSql {
     const LOGIN_REFUSED: &'static str = "password authentication failed for user \"orders\"";
     const REPLICATION_PASSWORD: &'static str = "cut -d: -f5 $PGDATA/understudy.pgpass";
 
+    const REPLICAS: u32 = 1;
+    const STEP: u32 = 1;
+    const RESTARTS: bool = false;
     const KILLS: usize = 20;
     const TRACES: usize = 3;
     const LEAST_BACKUP: i64 = 1 << 20;
     const BY_HAND: &'static [&'static str] = &["pg_drop_replication_slot", "DROP ROLE"];
+    const CONTAINER: &'static str = "postgres";
+    const DIRECTORY: &'static str = "/var/lib/postgresql/data";
+    const UNFIT: &'static [&'static str] = &["-c", "wal_level=minimal", "-c", "max_wal_senders=0"];
+    const UNFIT_SAYS: &'static [&'static str] = &[
+        "SeveralFindings",
+        "WalLevelMinimal",
+        "ALTER SYSTEM SET wal_level = 'replica'",
+        "restart the source",
+        "TooFewWalSenders",
+        "raise max_wal_senders to at least 3",
+    ];
+    const DEAF: &'static [&'static str] = &["-c", "listen_addresses=127.0.0.1"];
+    const CLERK_SAYS: &'static [&'static str] = &["NotSuperuser", "clerk is not a superuser", "name a superuser in source.credentials"];
 
     fn secret() -> Value {
         json!({"username": Self::USER, "password": PASSWORD})
@@ -75,6 +123,25 @@ impl Database for PostgreSql {
                 }]
             }
         })
+    }
+
+    fn keep_data_in(container: &mut Value, directory: Option<&str>) {
+        let variables = container["env"].as_array_mut().unwrap();
+        variables.retain(|variable| variable["name"] != "PGDATA");
+        variables.extend(directory.map(|directory| json!({"name": "PGDATA", "value": directory})));
+    }
+
+    fn chart(container: &mut Value) -> Chart {
+        container["command"] = json!(["bash", "-ec", ". /scripts/prepare.sh && exec docker-entrypoint.sh postgres -c \"$CONFIGURATION\""]);
+        let mounts = container["volumeMounts"].as_array_mut().unwrap();
+        mounts.push(json!({"name": "configuration", "mountPath": "/etc/postgresql"}));
+        mounts.push(json!({"name": "prepared", "mountPath": "/scripts", "readOnly": true}));
+        Chart {
+            configuration: json!({"postgresql.conf": "listen_addresses = '*'\nmax_connections = 77\nwork_mem = 5MB\n"}),
+            script: "echo 'export CONFIGURATION=config_file=/etc/postgresql/postgresql.conf' > /prepared/prepare.sh",
+            probe: "exec pg_isready -U \"orders\" -d \"dbname=orders\" -h 127.0.0.1 -p 5432",
+            proof: "max_connections=77 configuration file",
+        }
     }
 
     async fn connect(host: &str) -> Result<Self, String> {
@@ -120,6 +187,23 @@ impl Database for PostgreSql {
             all.extend(self.rows(sql).await?);
         }
         Ok(all)
+    }
+
+    async fn directory(&mut self) -> Result<String, String> {
+        Ok(self.rows("SHOW data_directory").await?.concat())
+    }
+
+    async fn make_clerk(&mut self) -> Result<(), String> {
+        self.rows("CREATE ROLE clerk LOGIN PASSWORD 'clerk'").await.map(drop)
+    }
+
+    async fn slow_down(&mut self) -> Result<(), String> {
+        self.rows("CREATE TABLE big (words text STORAGE EXTERNAL)").await?;
+        self.rows_within(120, "INSERT INTO big SELECT repeat(md5(i::text), 100) FROM generate_series(1, 40000) AS i").await.map(drop)
+    }
+
+    async fn hold_backup(&mut self) -> Result<(), String> {
+        self.rows(HOLD_THE_BACKUP).await.map(drop)
     }
 
     async fn traces(&mut self) -> Result<Vec<String>, String> {

@@ -5,7 +5,7 @@ use ::redis::{AsyncConnectionConfig, FromRedisValue, IntoConnectionInfo, RedisCo
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Database, PASSWORD};
+use super::{Chart, Database, PASSWORD, Standby};
 
 /// A client of a Redis server.
 pub struct Redis(MultiplexedConnection);
@@ -22,6 +22,20 @@ impl Redis {
     }
 }
 
+/// How long a copy waits after each key, in microseconds.
+const SAVE_DELAY: &str = "rdb-key-save-delay";
+
+impl Standby for Redis {
+    async fn promote(&mut self) -> Result<(), String> {
+        self.ask::<String>(&["REPLICAOF", "NO", "ONE"]).await.map(drop)
+    }
+
+    async fn drop_user(&mut self) -> Result<(), String> {
+        let user = self.traces().await?.concat();
+        self.ask::<u64>(&["ACL", "DELUSER", &user]).await.map(drop)
+    }
+}
+
 impl Database for Redis {
     const ENGINE: &'static str = "Redis";
     const NAME: &'static str = "redis";
@@ -31,10 +45,19 @@ impl Database for Redis {
     const DRY_RUN: &'static str = "understudy_";
     const LOGIN_REFUSED: &'static str = "WRONGPASS";
     const REPLICATION_PASSWORD: &'static str = "sed -n 's/^masterauth //p' /data/understudy.conf | tr -d '\"'";
+    const REPLICAS: u32 = 1;
+    const STEP: u32 = 1;
+    const RESTARTS: bool = false;
     const KILLS: usize = 18;
     const TRACES: usize = 1;
     const LEAST_BACKUP: i64 = 100;
     const BY_HAND: &'static [&'static str] = &["ACL DELUSER"];
+    const CONTAINER: &'static str = "redis";
+    const DIRECTORY: &'static str = "/data";
+    const UNFIT: &'static [&'static str] = &["--save", ""];
+    const UNFIT_SAYS: &'static [&'static str] = &["NoPersistence", "after a restart it would be empty", "CONFIG SET save"];
+    const DEAF: &'static [&'static str] = &["--bind", "127.0.0.1"];
+    const CLERK_SAYS: &'static [&'static str] = &["NotPermitted", "user clerk may not run these commands", "let source.credentials name a user that may"];
 
     fn secret() -> Value {
         json!({"username": Self::USER, "password": PASSWORD, "redis.conf": format!("requirepass {PASSWORD}\nprotected-mode no\nsave 3600 1 300 100 60 10000\n")})
@@ -47,7 +70,8 @@ impl Database for Redis {
                 "serviceName": name, "replicas": 1, "selector": {"matchLabels": {"app": name}},
                 "template": {
                     "metadata": {"labels": {"app": name}},
-                    "spec": {"terminationGracePeriodSeconds": 5, "containers": [{
+                    // It saves once its replicas have caught up, for which it waits up to 10 s (`shutdown-timeout`).
+                    "spec": {"terminationGracePeriodSeconds": 20, "containers": [{
                         "name": "redis", "image": "redis:8", "args": ["/etc/redis/redis.conf"],
                         "ports": [{"containerPort": Self::PORT}],
                         "readinessProbe": {"tcpSocket": {"port": Self::PORT}, "periodSeconds": 1},
@@ -61,6 +85,25 @@ impl Database for Redis {
                 }]
             }
         })
+    }
+
+    fn keep_data_in(container: &mut Value, directory: Option<&str>) {
+        if let Some(directory) = directory {
+            super::arguments(container).extend([json!("--dir"), json!(directory)]);
+        }
+    }
+
+    fn chart(container: &mut Value) -> Chart {
+        container["command"] = json!(["redis-server"]);
+        let mounts = container["volumeMounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["name"] != "configuration");
+        mounts.push(json!({"name": "prepared", "mountPath": "/etc/redis", "readOnly": true}));
+        Chart {
+            configuration: json!({"redis.conf": "tcp-keepalive 77\nsave 3600 1 300 100 60 10000\n"}),
+            script: "cp /configuration/redis.conf /prepared/ && echo \"requirepass $PASSWORD\" >> /prepared/redis.conf",
+            probe: "REDISCLI_AUTH=\"$PASSWORD\" redis-cli --user default -h 127.0.0.1 ping | grep PONG",
+            proof: "tcp-keepalive=77",
+        }
     }
 
     async fn connect(host: &str) -> Result<Self, String> {
@@ -101,6 +144,28 @@ impl Database for Redis {
         let replication: String = self.ask(&["INFO", "replication"]).await?;
         all.extend(replication.lines().filter(|line| line.starts_with("role:") || line.starts_with("connected_slaves:")).map(str::to_owned));
         Ok(all)
+    }
+
+    async fn directory(&mut self) -> Result<String, String> {
+        Ok(self.ask::<(String, String)>(&["CONFIG", "GET", "dir"]).await?.1)
+    }
+
+    async fn make_clerk(&mut self) -> Result<(), String> {
+        self.ask::<String>(&["ACL", "SETUSER", "clerk", "on", ">clerk", "~*", "+@read", "+info"]).await.map(drop)
+    }
+
+    /// A minute for each key.
+    async fn slow_down(&mut self) -> Result<(), String> {
+        self.ask::<String>(&["CONFIG", "SET", SAVE_DELAY, "60000000"]).await.map(drop)
+    }
+
+    async fn hold_backup(&mut self) -> Result<(), String> {
+        let persistence: String = self.ask(&["INFO", "persistence"]).await?;
+        if !persistence.contains("rdb_bgsave_in_progress:1") {
+            return Err("no backup is being taken".to_owned());
+        }
+        // The process that copies keeps its pace; the server is to save at once when it stops.
+        self.ask::<String>(&["CONFIG", "SET", SAVE_DELAY, "0"]).await.map(drop)
     }
 
     async fn traces(&mut self) -> Result<Vec<String>, String> {

@@ -68,11 +68,11 @@ impl Cache {
             claim,
             config_maps,
             service,
+            key: false,
             rival: None,
             taken: vec![],
             data_bytes,
             not_grown: BTreeMap::new(),
-            key: false,
             own,
             replicas: self.replicas.clone(),
             marks: BTreeMap::new(),
@@ -141,6 +141,18 @@ fn a_source_that_lost_its_data_is_said_and_stays_so_until_the_volume_is_deleted(
     let claim = claims.keys().find(|name| name.contains("-replica-")).unwrap();
     cache.world.own.claims.get_mut(claim).unwrap().deleting = true;
     assert!(cache.lets_replicas_in(), "{:?}", cache.world.resource.status);
+}
+
+#[test]
+fn a_user_that_was_made_before_the_loss_was_seen_is_not_given_its_password() {
+    let role = Some(UserFacts { may_replicate: true, has_password: false });
+    let mut cache = Cache::new(SourceFacts { role, append_only_base: 88, ..restarted(0, 90) }, &[cut_off(100)]);
+    let given = |plan: &Plan<Step>| plan.steps.iter().any(|step| step.to_string().contains("Job"));
+    assert!(given(&cache.look()), "by the Job of the backup");
+    cache.source.keys = 3;
+    let plan = cache.look();
+    assert!(!given(&plan) && plan.steps.iter().any(|step| step.to_string().contains("delete the ACL user")), "{:?}", plan.steps);
+    assert_eq!(cache.world.condition(conditions::SOURCE_CONFIGURED).1, "AccessWithheld");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The plan against a model of the world.
 
 mod lost;
+mod restart;
 mod upkeep;
 mod world;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use super::{again, conditions, plan};
 use crate::api::Phase;
 use crate::controller::facts::{JobState, Own, Server};
 use crate::engine::postgresql::{PostgreSql, SourceFacts};
-use crate::engine::{Finding, Position, ReplicaSummary};
+use crate::engine::{Engine, Finding, Position, ReplicaSummary};
 use world::{GIB, World, source_stateful_set, streaming, world_with_replica};
 
 #[test]
@@ -75,6 +77,58 @@ fn a_backup_whose_log_is_gone_is_not_used_for_another_replica() {
 }
 
 #[test]
+fn a_backup_whose_position_was_not_reported_counts_as_taken_when_its_job_was_made() {
+    let mut world = World::new(1);
+    world.report = json!({"bytes": 1000, "checksum": "abc", "completedAt": "2026-11-24T00:00:00Z"});
+    world.settle(&[]);
+    world.assert_replicating(1);
+    assert_eq!(world.status().backup.as_ref().unwrap().position.as_deref(), Some("0/3E8"));
+    // Another replica can still continue from there.
+    world.source.position = Position::Bytes(3000);
+    world.source.oldest_wal = Position::Bytes(1000);
+    world.edit(|spec| spec.replicas = Some(2));
+    world.settle(&[]);
+    assert_eq!(world.backups, 1);
+    // And then no longer: one new backup, which is used.
+    let before = world.source.position.clone();
+    world.source.oldest_wal = Position::Bytes(2000);
+    world.edit(|spec| spec.replicas = Some(3));
+    let told = world.settle(&[]);
+    world.assert_replicating(3);
+    assert_eq!(world.backups, 2, "{told:?}");
+    assert_eq!(world.status().backup.as_ref().unwrap().position, Some(PostgreSql::format_position(&before)));
+}
+
+#[test]
+fn the_position_of_a_backup_under_way_does_not_move_and_a_new_attempt_begins_anew() {
+    let mut world = World::new(1);
+    world.step_without_time();
+    let position = |world: &World| world.status().backup.as_ref().unwrap().position.clone();
+    let begun = position(&world);
+    assert!(begun.is_some());
+    let job = world.subject().names.backup_job(1);
+    // Made, and not yet seen.
+    world.own.jobs.clear();
+    world.source.position = Position::Bytes(3000);
+    world.step_without_time();
+    assert_eq!(position(&world), begun, "it may have begun then");
+    world.own.jobs.insert(job, Some(JobState::Failed("full".into(), None)));
+    for _ in 0..2 {
+        world.step_without_time();
+    }
+    assert_ne!(position(&world), begun);
+}
+
+#[test]
+fn how_a_backup_was_taken_is_said_if_it_is_not_the_usual_way() {
+    let mut world = World::new(1);
+    world.report["note"] = "copied with mysqldump: no plugin".into();
+    world.settle(&[]);
+    assert_eq!(world.status().backup.as_ref().unwrap().note.as_deref(), Some("copied with mysqldump: no plugin"));
+    assert!(world.condition(conditions::BACKUP_TAKEN).2.contains("; copied with mysqldump: no plugin; at 0/3E8"));
+}
+
+#[test]
 fn a_replica_that_the_source_no_longer_holds_the_log_for_is_seeded_anew() {
     let mut world = World::new(1);
     world.settle(&[]);
@@ -124,7 +178,7 @@ fn suspended_means_hands_off() {
 #[test]
 fn bad_input_is_said_all_at_once_and_touches_nothing() {
     let mut world = World::new(1);
-    world.data_bytes = 30 * GIB;
+    world.data_bytes = Ok(30 * GIB);
     world.source.wal_level = "minimal".into();
     world.config_maps.clear();
     let plan = world.plan();
@@ -136,6 +190,20 @@ fn bad_input_is_said_all_at_once_and_touches_nothing() {
         assert!(message.contains(part), "{part} in {message}");
     }
     assert_eq!(world.condition(conditions::STALLED).0, "True");
+}
+
+#[test]
+fn what_a_user_may_not_measure_is_no_finding_of_its_own() {
+    let mut world = World::new(1);
+    world.data_bytes = Err("permission denied".into());
+    let reason = |world: &mut World| {
+        let plan = world.plan();
+        world.write_status(&plan);
+        world.condition(conditions::READY).1
+    };
+    assert_eq!(reason(&mut world), "DataSizeUnknown");
+    world.source.superuser = false;
+    assert_eq!(reason(&mut world), "NotSuperuser");
 }
 
 #[test]

@@ -35,10 +35,12 @@ pub struct World {
     /// Of the process: gone when it is killed.
     pub marks: BTreeMap<u32, Position>,
     pub backups: u32,
+    /// What the Job of a backup reports.
+    pub report: serde_json::Value,
     /// What every replica's server says, where it is not all well.
     pub replica: Option<ReplicaSummary>,
-    /// Size of the source's data.
-    pub data_bytes: u64,
+    /// Size of the source's data, or why it could not be measured.
+    pub data_bytes: Result<u64, String>,
     /// Pods that clients may read from.
     pub serving: BTreeSet<String>,
     /// Variables that another resource writes.
@@ -105,8 +107,9 @@ impl World {
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             marks: BTreeMap::new(),
             backups: 0,
+            report: json!({"position": "0/3E8", "bytes": 1000, "checksum": "abc", "completedAt": "2026-11-24T00:00:00Z", "files": 3}),
             replica: None,
-            data_bytes: GIB,
+            data_bytes: Ok(GIB),
             serving: BTreeSet::new(),
             taken: vec![],
             grown: vec![],
@@ -158,7 +161,7 @@ impl World {
             key: false,
             rival: None,
             taken: self.taken.clone(),
-            data_bytes: Ok(self.data_bytes),
+            data_bytes: self.data_bytes.clone(),
             not_grown: BTreeMap::new(),
             own: self.own.clone(),
             replicas: running,
@@ -294,7 +297,7 @@ impl World {
                 let message = name.contains("-backup-").then(|| {
                     self.backups += 1;
                     self.source.role_has_password = self.source.role_exists;
-                    json!({"position": "0/3E8", "bytes": 1000, "checksum": "abc", "completedAt": "2026-11-24T00:00:00Z", "files": 3}).to_string()
+                    self.report.to_string()
                 });
                 *job = Some(JobState::Complete(message));
             }
@@ -376,6 +379,10 @@ impl World {
     pub fn condition(&self, kind: &str) -> (String, String, String) {
         let condition = self.resource.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == kind).unwrap().clone();
         (condition.status, condition.reason, condition.message)
+    }
+
+    pub fn status(&self) -> &crate::api::DatabaseReplicationStatus {
+        self.resource.status.as_ref().unwrap()
     }
 
     pub fn phase(&self) -> Phase {

@@ -19,7 +19,7 @@ const STARTUP2: i64 = 5;
 const REMOVED: i64 = 10;
 
 /// What an administrator has to be allowed on the cluster, and on the database of users.
-const ON_CLUSTER: [&str; 5] = ["getCmdLineOpts", "replSetConfigure", "replSetGetStatus", "replSetGetConfig", "appendOplogNote"];
+const ON_CLUSTER: [&str; 4] = ["replSetConfigure", "replSetGetStatus", "replSetGetConfig", "appendOplogNote"];
 const ON_USERS: [&str; 3] = ["createRole", "grantRole", "dropRole"];
 
 fn text(document: &Document, key: &str) -> String {
@@ -55,7 +55,7 @@ fn configured(session: &MongoSession, doing: &str, answered: Result<Document, Er
     match answered {
         Ok(document) => Ok(Some(document)),
         Err(error) => match answer(&error) {
-            Some((NOT_INITIATED | NO_REPLICATION, _)) => Ok(None),
+            Some((NOT_INITIATED | NO_REPLICATION | UNAUTHORIZED, _)) => Ok(None),
             _ => Err(sorted(&session.endpoint, doing, &error)),
         },
     }
@@ -96,26 +96,10 @@ fn forbidden(privileges: &Document) -> Vec<String> {
     missing.map(|action| (*action).to_owned()).collect()
 }
 
-fn is_unauthorized(answered: &Result<Document, Error>) -> bool {
-    answered.as_ref().is_err_and(|error| answer(error).is_some_and(|(code, _)| code == UNAUTHORIZED))
-}
-
-/// What the user of this session may not do.
-async fn lacking(session: &MongoSession, doing: &str) -> Result<Vec<String>, SessionError> {
-    let answered = session.run("admin", doing, doc! {"connectionStatus": 1, "showPrivileges": true}).await?;
-    Ok(forbidden(below(&answered, &["authInfo"]).unwrap_or(&Document::new())))
-}
-
-/// What a server tells a user who may not even ask how it was started.
-fn told_to_anybody(hello: &Document) -> SourceFacts {
-    let set_name = hello.get_str("setName").ok();
-    let standing = match (set_name, hello.get_bool("isWritablePrimary").unwrap_or(false)) {
-        (None, true) => Standing::Standalone,
-        (Some(_), true) => Standing::Primary,
-        _ if hello.get_bool("secondary").unwrap_or(false) => Standing::Secondary,
-        _ => Standing::Other,
-    };
-    SourceFacts { standing, set_name: set_name.map(str::to_owned), authorization: true, ..SourceFacts::default() }
+/// What the user of this session lacks.
+async fn privileges(session: &MongoSession, doing: &str) -> Result<Vec<String>, SessionError> {
+    let status = session.run("admin", doing, doc! {"connectionStatus": 1, "showPrivileges": true}).await?;
+    Ok(forbidden(&below(&status, &["authInfo"]).cloned().unwrap_or_default()))
 }
 
 /// See [`crate::engine::Session::observe_source`].
@@ -123,21 +107,33 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
     let doing = "reading the server's state";
     let hello = session.run("admin", doing, doc! {"hello": 1}).await?;
     let build = session.run("admin", doing, doc! {"buildInfo": 1}).await?;
-    let version = text(&build, "version");
     let user = if session.endpoint.password.is_empty() { String::new() } else { session.endpoint.username.clone() };
-    let options = session.try_run("admin", doc! {"getCmdLineOpts": 1}).await?;
-    let status = session.try_run("admin", doc! {"replSetGetStatus": 1}).await?;
-    if !user.is_empty() && (is_unauthorized(&options) || is_unauthorized(&status)) {
-        return Ok(SourceFacts { version, user, forbidden: lacking(session, doing).await?, ..told_to_anybody(&hello) });
-    }
-    let options = options.map_err(|error| sorted(&session.endpoint, doing, &error))?;
+    let options = match session.try_run("admin", doc! {"getCmdLineOpts": 1}).await? {
+        Err(error) if !user.is_empty() && answer(&error).is_some_and(|(code, _)| code == UNAUTHORIZED) => {
+            // What it does not tell, its other answers would not either.
+            let forbidden = [vec!["getCmdLineOpts".to_owned()], privileges(session, doing).await?].concat();
+            let leads = hello.get_bool("isWritablePrimary").unwrap_or(false);
+            let set_name = hello.get_str("setName").ok().map(str::to_owned);
+            let standing = if set_name.is_none() {
+                Standing::Standalone
+            } else if leads {
+                Standing::Primary
+            } else {
+                Standing::Secondary
+            };
+            return Ok(SourceFacts { version: text(&build, "version"), standing, set_name, authorization: true, user, forbidden, ..SourceFacts::default() });
+        }
+        answered => answered.map_err(|error| sorted(&session.endpoint, doing, &error))?,
+    };
     let parsed = below(&options, &["parsed"]).cloned().unwrap_or_default();
-    let status = configured(session, doing, status)?;
+    let status = configured(session, doing, session.try_run("admin", doc! {"replSetGetStatus": 1}).await?)?;
     let set_name = below(&parsed, &["replication"]).and_then(|replication| replication.get_str("replSetName").or(replication.get_str("replSet")).ok());
     let standing = match (&status, set_name) {
         (_, None) => Standing::Standalone,
+        // Who may not ask is told by `hello` at least.
+        (_, Some(_)) if hello.get_bool("isWritablePrimary").unwrap_or(false) => Standing::Primary,
+        (None, Some(_)) if hello.contains_key("setName") => Standing::Secondary,
         (None, Some(_)) => Standing::Uninitiated,
-        (Some(_), Some(_)) if hello.get_bool("isWritablePrimary").unwrap_or(false) => Standing::Primary,
         // Elected, and not through with it.
         (Some(status), Some(_)) => match number(status, "myState") {
             SECONDARY => Standing::Secondary,
@@ -146,7 +142,7 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
         },
     };
     let mut facts = SourceFacts {
-        version,
+        version: text(&build, "version"),
         standing,
         set_name: set_name.map(str::to_owned),
         sharded: text(&hello, "msg") == "isdbgrid" || below(&parsed, &["sharding"]).is_some_and(|sharding| sharding.contains_key("clusterRole")),
@@ -162,12 +158,15 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
         return Ok(facts);
     }
     if facts.authorization {
-        facts.forbidden = lacking(session, doing).await?;
+        facts.forbidden = privileges(session, doing).await?;
     }
-    if let (Some(status), true) = (&status, facts.forbidden.is_empty()) {
+    if let (Some(status), false) = (&status, facts.forbidden.iter().any(|action| action == "replSetGetConfig")) {
         let configuration = session.run("admin", doing, doc! {"replSetGetConfig": 1}).await?;
         facts.members = members(below(&configuration, &["config"]), Some(status));
         facts.applied = applied(status);
+        if !facts.forbidden.is_empty() {
+            return Ok(facts);
+        }
         let oldest = session.run("local", doing, doc! {"find": "oplog.rs", "sort": {"$natural": 1}, "limit": 1, "projection": {"ts": 1}}).await?;
         let first = below(&oldest, &["cursor"]).and_then(|cursor| documents(cursor, "firstBatch").next());
         facts.oldest = first.and_then(|entry| entry.get_timestamp("ts").ok()).map(time).unwrap_or_default();

@@ -1,6 +1,8 @@
-//! Backup with CLONE and restore, by servers of our own inside Jobs that run the source's image.
+//! Backup with CLONE, or mysqldump where the source has none, and restore, by servers of our own inside Jobs that run the source's image.
 
+mod dump;
 mod files;
+mod pipe;
 mod server;
 mod settings;
 
@@ -36,11 +38,21 @@ impl Tools for MySql {
         let mut facts = session.observe_source(Some(&request.identity)).await?;
         session.inspect_data(&mut facts).await?;
         refuse_what_is_lost(&facts)?;
-        drop(session);
         let settings = Settings::of(&facts);
         let data = partial.join("data");
-        receive(request, &facts, &settings, shortened(password), partial, &data).await?;
-        let position = finish(&settings, &data).await?;
+        let refusal = session.clone_refusal().await?;
+        if let Some(why) = &refusal {
+            tracing::warn!(why, "CLONE can't be used: mysqldump is");
+            dump::load(request, session, &facts, &settings, &data).await?;
+        } else {
+            drop(session);
+            receive(request, &facts, &settings, shortened(password), partial, &data).await?;
+        }
+        let set = finish(&settings, &data).await?;
+        if !set.reaches(&facts.position) {
+            return Err(AgentError::Refused("the copy lacks transactions that the source had before it was taken".to_owned()));
+        }
+        let position = Self::format(&set);
         write_durably(&partial.join(SETTINGS), 0o600, &settings.to_json()?)?;
         let list = blocking({
             let data = data.clone();
@@ -48,7 +60,7 @@ impl Tools for MySql {
         })
         .await?;
         write_durably(&partial.join(FILES), 0o600, list.as_bytes())?;
-        Ok(Filled { version: facts.version, position, checksum: checksum(list.as_bytes()) })
+        Ok(Filled { version: facts.version, position, checksum: checksum(list.as_bytes()), note: refusal.map(|why| format!("copied with mysqldump: {why}")) })
     }
 
     async fn become_replica(request: &Restore, manifest: &Manifest) -> Result<(), AgentError> {
@@ -164,7 +176,7 @@ async fn progress(session: &mut MySqlSession) -> String {
 }
 
 /// Starts the copy once, which ends its recovery, looks at every table, and gives the transactions that it holds.
-async fn finish(settings: &Settings, data: &Path) -> Result<String, AgentError> {
+async fn finish(settings: &Settings, data: &Path) -> Result<Position, AgentError> {
     let mut server = Server::start(settings, data, &Purpose::Finish).await?;
     let doing = "checking the copy";
     let executed = server.session().value(doing, "SELECT @@GLOBAL.gtid_executed").await?.unwrap_or_default();
@@ -184,7 +196,7 @@ async fn finish(settings: &Settings, data: &Path) -> Result<String, AgentError> 
         fs::remove_file(&own).map_err(AgentError::file("removing", &own))?;
     }
     remove_keys(data)?;
-    Ok(MySql::format(&Position::Transactions(set)))
+    Ok(Position::Transactions(set))
 }
 
 impl MySql {
@@ -211,10 +223,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, AgentError
 
 /// The directory of mysqld: below the source's, or else where programs are looked for.
 fn programs(base_directory: &str) -> Option<PathBuf> {
+    directory_of(base_directory, "mysqld")
+}
+
+fn directory_of(base_directory: &str, program: &str) -> Option<PathBuf> {
     let below = ["bin", "sbin", "libexec"].map(|name| Path::new(base_directory).join(name));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/bin", "/usr/libexec"].map(PathBuf::from);
-    below.into_iter().chain(std::env::split_paths(&path)).chain(usual).find(|directory| directory.join("mysqld").is_file())
+    below.into_iter().chain(std::env::split_paths(&path)).chain(usual).find(|directory| directory.join(program).is_file())
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::agent::{AgentError, tool};
 use crate::engine::SessionError;
 
 const NAME: &str = "mysqld";
+const SOCKET: &str = "s";
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often is said that a server still starts: recovery takes as long as it takes.
 const SAY: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub enum Purpose {
         /// Their libraries.
         plugins: Vec<String>,
     },
+    /// Take in what mysqldump writes, all of it: accounts, events, definitions of a server with other settings.
+    Load,
     /// Start a copy for the first time, and write nothing.
     Finish,
     /// Make a replica of a copy.
@@ -49,13 +52,30 @@ impl Purpose {
         match self {
             Self::Clone { plugins } => {
                 let theirs = plugins.iter().filter(|library| *library != "mysql_clone.so");
-                let mut arguments = vec!["--plugin-load-add=mysql_clone.so".to_owned(), "--server-id=1".to_owned()];
+                let mut arguments = vec!["--skip-grant-tables".to_owned(), "--plugin-load-add=mysql_clone.so".to_owned(), "--server-id=1".to_owned()];
                 arguments.extend(theirs.map(|library| format!("--plugin-load-add={library}")));
                 arguments
             }
-            Self::Finish => vec!["--super-read-only=ON".to_owned(), "--server-id=1".to_owned()],
+            // Without accounts it could not make events, which must not run here. What it loses when it is killed is loaded anew.
+            Self::Load => {
+                let arguments = [
+                    "--server-id=1",
+                    "--event-scheduler=OFF",
+                    "--innodb-strict-mode=OFF",
+                    "--max-allowed-packet=1G",
+                    "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-doublewrite=OFF",
+                ];
+                arguments.map(str::to_owned).to_vec()
+            }
+            Self::Finish => vec!["--skip-grant-tables".to_owned(), "--super-read-only=ON".to_owned(), "--server-id=1".to_owned()],
             Self::Replica { server_id, relay_log } => {
-                vec!["--super-read-only=ON".to_owned(), format!("--server-id={server_id}"), format!("--relay-log={relay_log}")]
+                vec![
+                    "--skip-grant-tables".to_owned(),
+                    "--super-read-only=ON".to_owned(),
+                    format!("--server-id={server_id}"),
+                    format!("--relay-log={relay_log}"),
+                ]
             }
         }
     }
@@ -115,7 +135,7 @@ impl Server {
     /// [`AgentError::Tool`] with its last words if it ends.
     pub async fn start(settings: &Settings, data: &Path, purpose: &Purpose) -> Result<Self, AgentError> {
         let private = PrivateDirectory::new()?;
-        let socket = private.0.join("s");
+        let socket = private.0.join(SOCKET);
         tracing::info!(?purpose, "a server of our own starts");
         let program = programs(&settings.base_directory).map_or_else(|| NAME.into(), |directory| directory.join(NAME));
         let mut child = Command::new(program)
@@ -123,8 +143,8 @@ impl Server {
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--pid-file={}", private.0.join("pid").display()))
             .arg(format!("--tmpdir={}", private.0.display()))
-            // Nobody but us can reach it, so it need not know whom to let in: the accounts are the source's.
-            .args(["--skip-networking", "--skip-grant-tables", "--loose-mysqlx=OFF"])
+            // Nobody but us can reach it, so on a copy it need not know whom to let in: the accounts are the source's.
+            .args(["--skip-networking", "--loose-mysqlx=OFF"])
             .args(["--skip-log-bin", "--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--loose-skip-replica-start", "--loose-skip-slave-start"])
             .args([
                 "--loose-auto-generate-certs=OFF",
@@ -174,7 +194,17 @@ impl Server {
     /// # Errors
     /// As for every connection.
     pub async fn connect(&self) -> Result<MySqlSession, AgentError> {
-        Ok(MySqlSession::local(&self.private.0.join("s")).await?)
+        Ok(MySqlSession::local(&self.socket()).await?)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.private.0.join(SOCKET)
+    }
+
+    /// A directory that only we can enter, and that goes with the server.
+    pub fn private(&self) -> &Path {
+        &self.private.0
     }
 
     /// Stops the server cleanly, and waits until it has ended.

@@ -38,6 +38,8 @@ pub struct MySqlSession {
     encrypted: bool,
 }
 
+pub(super) use observe::telling;
+
 /// A row of text values by name.
 pub(super) struct Row(Vec<(String, Option<String>)>);
 
@@ -146,11 +148,22 @@ impl MySqlSession {
 
     /// The rows, or none where this user may not see them.
     async fn visible(&mut self, doing: &str, sql: &str) -> Result<Vec<Row>, SessionError> {
+        self.visible_or(doing, sql, &mut None).await
+    }
+
+    /// As [`Self::visible`], with what the server answered where this user may not see them.
+    async fn visible_or(&mut self, doing: &str, sql: &str, hidden: &mut Option<String>) -> Result<Vec<Row>, SessionError> {
         match self.rows(doing, sql).await {
-            Err(SessionError::Failed { message, .. }) if LACKING.iter().any(|code| message.ends_with(code)) => Ok(Vec::new()),
-            Err(SessionError::Refused(_)) => Ok(Vec::new()),
-            other => other,
+            Err(SessionError::Failed { message, .. }) if LACKING.iter().any(|code| message.ends_with(code)) => *hidden = Some(message),
+            Err(SessionError::Refused(message)) => *hidden = Some(message),
+            other => return other,
         }
+        Ok(Vec::new())
+    }
+
+    /// Why the source can't be cloned; none where its clone plugin is active.
+    pub(super) async fn clone_refusal(&mut self) -> Result<Option<String>, SessionError> {
+        execute::clone_refusal(self).await
     }
 
     /// The session's traffic is encrypted.

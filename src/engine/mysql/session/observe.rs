@@ -83,19 +83,37 @@ pub async fn source(session: &mut MySqlSession, identity: Option<&Identity>) -> 
     Ok(facts)
 }
 
-/// What this user may lack the privilege to see.
-async fn more(session: &mut MySqlSession, identity: Option<&Identity>, facts: &mut SourceFacts) -> Result<(), SessionError> {
-    let role = identity.map(Identity::role).unwrap_or_default();
-    let name = literal(&role);
-    facts.privileges = session.visible("reading privileges", "SHOW GRANTS").await?.iter().filter_map(Row::first).flat_map(|line| privileges(&line)).collect();
-    let sql = format!(
+/// What finds everything of ours that has to be undone, and tells what of it may be: in words, and the query.
+fn looks(role: &str) -> [(&'static str, String); 2] {
+    let name = literal(role);
+    let settings = format!(
         "SELECT 'persisted' AS kind, VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM performance_schema.persisted_variables \
          WHERE VARIABLE_NAME IN ('gtid_mode', 'enforce_gtid_consistency') \
          UNION ALL SELECT 'channel', CHANNEL_NAME, '' FROM performance_schema.replication_connection_configuration \
          UNION ALL SELECT 'connection', PROCESSLIST_USER = {name}, PROCESSLIST_COMMAND FROM performance_schema.threads \
          WHERE PROCESSLIST_USER = {name} OR PROCESSLIST_COMMAND LIKE 'Binlog Dump%'"
     );
-    for row in session.visible("looking at the server's connections", &sql).await? {
+    let user = format!(
+        "SELECT u.Repl_slave_priv = 'Y' AND EXISTS (SELECT 1 FROM mysql.global_grants g WHERE g.USER = u.User AND g.HOST = u.Host AND g.PRIV = 'BACKUP_ADMIN') AS granted, \
+         u.account_locked = 'N' AND u.authentication_string <> '' AS access FROM mysql.user u WHERE u.User = {name} AND u.Host = '%'"
+    );
+    [("looking at the server's connections", settings), ("looking for our user", user)]
+}
+
+/// Succeeds only if everything of ours can be seen.
+pub async fn find(session: &mut MySqlSession, role: &str) -> Result<(), SessionError> {
+    for (doing, sql) in looks(role) {
+        session.rows(doing, &sql).await?;
+    }
+    Ok(())
+}
+
+/// What this user may lack the privilege to see.
+async fn more(session: &mut MySqlSession, identity: Option<&Identity>, facts: &mut SourceFacts) -> Result<(), SessionError> {
+    let role = identity.map(Identity::role).unwrap_or_default();
+    let [(doing_settings, settings), (doing_user, user)] = looks(&role);
+    facts.privileges = session.visible("reading privileges", "SHOW GRANTS").await?.iter().filter_map(Row::first).flat_map(|line| privileges(&line)).collect();
+    for row in session.visible_or(doing_settings, &settings, &mut facts.hidden).await? {
         let value = row.text("value");
         match (row.word("kind").as_str(), row.word("name").as_str()) {
             ("persisted", "gtid_mode") => facts.gtid_mode.persisted = value.map(|value| value.to_uppercase()),
@@ -111,11 +129,7 @@ async fn more(session: &mut MySqlSession, identity: Option<&Identity>, facts: &m
         facts.clone_active |= row.word("name") == "clone";
         facts.plugin_libraries.push(row.word("file"));
     }
-    let user = format!(
-        "SELECT u.Repl_slave_priv = 'Y' AND EXISTS (SELECT 1 FROM mysql.global_grants g WHERE g.USER = u.User AND g.HOST = u.Host AND g.PRIV = 'BACKUP_ADMIN') AS granted, \
-         u.account_locked = 'N' AND u.authentication_string <> '' AS access FROM mysql.user u WHERE u.User = {name} AND u.Host = '%'"
-    );
-    if let Some(row) = session.visible("looking for our user", &user).await?.first() {
+    if let Some(row) = session.visible_or(doing_user, &user, &mut facts.hidden).await?.first() {
         (facts.user_exists, facts.user_granted, facts.user_access) = (true, row.yes("granted"), row.yes("access"));
     }
     if !facts.user_exists {
@@ -162,9 +176,9 @@ pub async fn measure(session: &mut MySqlSession) -> Result<u64, SessionError> {
 
 /// The part of a message that tells what is wrong: without the statement and the values that the server quotes, which may be secrets of the user's, and without
 /// the number of the attempt, which would tick.
-fn telling(message: &str) -> String {
+pub fn telling(message: &str) -> String {
     let message = message.rsplit_once("Message: ").or_else(|| message.rsplit_once("message: ")).map_or(message, |(_, told)| told);
-    let end = ["Default database: ", "Query: "].iter().filter_map(|word| message.find(word)).min().unwrap_or(message.len());
+    let end = ["Default database: ", "Query: ", " near '"].iter().filter_map(|word| message.find(word)).min().unwrap_or(message.len());
     let told = message.get(..end).unwrap_or(message).trim_end();
     match (told.find("Duplicate entry '"), told.find("' for key")) {
         (Some(from), Some(to)) if from < to => format!("{}Duplicate entry …{}", &told[..from], &told[to + 1..]),
@@ -217,6 +231,8 @@ mod tests {
         assert_eq!(telling(refused), "Access denied for user 'u'@'h'");
         let statement = "Worker 1 failed executing transaction 'x:5'; Error 'Operation CREATE USER failed' on query. Default database: ''. Query: 'CREATE USER a IDENTIFIED BY …'";
         assert_eq!(telling(statement), "Worker 1 failed executing transaction 'x:5'; Error 'Operation CREATE USER failed' on query.");
+        let syntax = "ERROR 1064 (42000) at line 7: You have an error in your SQL syntax; check the manual for the right syntax to use near 'secret' at line 1";
+        assert!(telling(syntax).ends_with("the right syntax to use"), "{}", telling(syntax));
         let row = "Could not execute Write_rows event on table shop.t; Duplicate entry 'alice@example' for key 't.PRIMARY', Error_code: 1062";
         assert_eq!(telling(row), "Could not execute Write_rows event on table shop.t; Duplicate entry … for key 't.PRIMARY', Error_code: 1062");
     }

@@ -118,11 +118,14 @@ fn a_user_that_was_lost_or_changed_is_made_again() {
 
 #[test]
 fn a_user_is_not_made_nor_mended_while_access_is_withheld() {
-    for role in [None, Some(UserFacts::default())] {
-        let facts = SourceFacts { role, ..defaults() };
-        assert_eq!(Redis::plan_enable(&facts, &WantedSource { withhold_access: true, ..wanted() }), vec![Step::RaiseBacklog { bytes: 64 << 20 }]);
-        assert_eq!(Redis::plan_enable(&facts, &wanted()).len(), 2);
-    }
+    let withheld = |role| {
+        let facts = SourceFacts { role, backlog_size: Some(64 << 20), ..defaults() };
+        Redis::plan_enable(&facts, &WantedSource { withhold_access: true, ..wanted() })
+    };
+    assert_eq!(withheld(None), vec![]);
+    assert_eq!(withheld(Some(UserFacts { may_replicate: false, has_password: true })), vec![]);
+    // Nobody can log in yet, and nobody is to be given the password.
+    assert_eq!(withheld(Some(UserFacts { may_replicate: true, has_password: false })), vec![Step::DropUser { user: "understudy_k3x9q2ab".into() }]);
 }
 
 #[test]

@@ -1,17 +1,21 @@
-// mongo-command runs one database command, written as extended JSON, and prints the answer. This image has no shell for it.
+// mongo-command runs database commands, written as extended JSON, and prints the answers, each on a line. This image has no shell for it.
 //
 //	mongo-command '{"ping": 1}'
-//	mongo-command -db shop <command.json
+//	mongo-command -db shop <commands.json
 //
-// The server and the user are those of -uri or of $MONGO_URI; without them, the server beside it and nobody.
+// The server and the user are those of -uri or of $MONGO_URI; without them, the server beside it and nobody. Commands on the standard
+// input are run through one connection, each as soon as it is read, up to the first that fails.
 package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
@@ -19,34 +23,12 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/options"
 )
 
-func run(uri, database string, arguments []string) error {
-	if uri == "" {
-		uri = os.Getenv("MONGO_URI")
-	}
-	if uri == "" {
-		uri = "mongodb://127.0.0.1:27017/?directConnection=true"
-	}
-	var text []byte
-	if len(arguments) > 0 {
-		text = []byte(arguments[0])
-	} else {
-		var err error
-		if text, err = io.ReadAll(os.Stdin); err != nil {
-			return err
-		}
-	}
-	var command bson.D
+func run(ctx context.Context, database *mongo.Database, text []byte) error {
+	var command, answer bson.D
 	if err := bson.UnmarshalExtJSON(text, false, &command); err != nil {
 		return err
 	}
-	ctx := context.Background()
-	client, err := mongo.Connect(ctx, options.Client().ApplyURI(uri).SetServerSelectionTimeout(5*time.Second).SetTimeout(30*time.Second))
-	if err != nil {
-		return err
-	}
-	defer client.Disconnect(ctx)
-	var answer bson.D
-	if err := client.Database(database).RunCommand(ctx, command).Decode(&answer); err != nil {
+	if err := database.RunCommand(ctx, command).Decode(&answer); err != nil {
 		return err
 	}
 	line, err := bson.MarshalExtJSON(answer, false, false)
@@ -56,11 +38,41 @@ func run(uri, database string, arguments []string) error {
 	return err
 }
 
+func runAll(uri, name string, commands io.Reader) error {
+	if uri == "" {
+		uri = os.Getenv("MONGO_URI")
+	}
+	if uri == "" {
+		uri = "mongodb://127.0.0.1:27017/?directConnection=true"
+	}
+	ctx := context.Background()
+	client, err := mongo.Connect(ctx, options.Client().ApplyURI(uri).SetServerSelectionTimeout(5*time.Second).SetTimeout(30*time.Second))
+	if err != nil {
+		return err
+	}
+	defer client.Disconnect(ctx)
+	for decoder := json.NewDecoder(commands); ; {
+		var text json.RawMessage
+		if err := decoder.Decode(&text); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := run(ctx, client.Database(name), text); err != nil {
+			return err
+		}
+	}
+}
+
 func main() {
 	uri := flag.String("uri", "", "mongodb://…")
-	database := flag.String("db", "admin", "the database that the command is run in")
+	database := flag.String("db", "admin", "the database that the commands are run in")
 	flag.Parse()
-	if err := run(*uri, *database, flag.Args()); err != nil {
+	commands := io.Reader(os.Stdin)
+	if flag.NArg() > 0 {
+		commands = strings.NewReader(flag.Arg(0))
+	}
+	if err := runAll(*uri, *database, commands); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

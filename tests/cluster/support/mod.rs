@@ -2,24 +2,23 @@
 //!
 //! Everything here talks to pods and services, so it refuses to run outside the cluster's own network.
 
+mod tools;
+mod writer;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use std::fmt::Debug;
-use std::future::Future;
-use std::io::Write;
 use std::marker::PhantomData;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 use understudy::api::{DatabaseReplication, Phase};
 
 #[allow(unused_imports, reason = "not every test binary asks for each")]
+pub use self::tools::{audit_lines, audit_mark, guard, run, wait, writes_since};
+#[allow(unused_imports, reason = "as above")]
+pub use self::writer::Writer;
+#[allow(unused_imports, reason = "as above")]
 pub use crate::databases::{Database, PASSWORD, PostgreSql, query};
-
-pub const USER: &str = PostgreSql::USER;
 
 /// A namespace of its own with a source of one engine in it.
 pub struct Place<D> {
@@ -30,47 +29,6 @@ pub struct Place<D> {
 
 /// One with a PostgreSQL.
 pub type Shop = Place<PostgreSql>;
-
-fn guard() {
-    let current = std::env::var("CLUSTER").is_ok_and(|cluster| cluster == "current");
-    assert!(current || std::env::var("UNDERSTUDY_NETNS").is_ok(), "cluster tests talk to pods: run them with `make test`, inside the cluster's network");
-}
-
-/// Runs a command with text as its input; gives its output, or its complaint.
-pub fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
-    guard();
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("{program}: {error}"))?;
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
-
-/// Waits until `look` gives a value; it says what it saw otherwise.
-pub async fn wait<T, F>(what: &str, seconds: u64, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, String>>,
-{
-    let begun = Instant::now();
-    loop {
-        match look().await {
-            Ok(value) => return value,
-            Err(seen) => assert!(begun.elapsed() < Duration::from_secs(seconds), "after {seconds} s still not: {what}; last seen: {seen}"),
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// The StatefulSet of a PostgreSQL with the official image's defaults.
-pub fn stateful_set(name: &str) -> Value {
-    PostgreSql::stateful_set(name)
-}
 
 /// A resource that gives a PostgreSQL its replicas.
 pub fn replication(name: &str, source: &str) -> Value {
@@ -84,7 +42,7 @@ pub fn replication_of<D: Database>(name: &str, source: &str) -> Value {
         "spec": {
             "engine": D::ENGINE,
             "source": {"statefulSetRef": {"name": source}, "credentials": {"secretRef": {"name": source}}},
-            "replicas": 1,
+            "replicas": D::REPLICAS,
             "backup": {"volume": {"size": "1Gi"}},
             "environment": {"configMaps": [{"name": "shop-env"}]}
         }
@@ -106,12 +64,19 @@ impl<D: Database> Place<D> {
 
     /// Everything on the source that must be the same after disabling.
     pub async fn snapshot(&self, pod: &str) -> Vec<String> {
-        wait(&format!("{pod} answers"), 30, || async { self.connect(pod).await?.snapshot().await }).await
+        let mut all = wait(&format!("{pod} answers"), 120, || async { self.connect(pod).await?.snapshot().await }).await;
+        // The StatefulSet, and who owns fields of it.
+        let name = pod.strip_suffix("-0").unwrap_or(pod);
+        let object: Value = serde_json::from_str(&self.kubectl(&["get", "statefulset", name, "-o", "json", "--show-managed-fields"]).unwrap()).unwrap();
+        all.push(object["spec"].to_string());
+        let managers = object["metadata"]["managedFields"].as_array().unwrap().iter().filter(|entry| entry["subresource"].is_null());
+        all.push(managers.map(|entry| entry["manager"].to_string()).collect());
+        all
     }
 
     /// Users, slots and the like of ours on the source.
     pub async fn traces(&self, pod: &str) -> Vec<String> {
-        wait(&format!("{pod} answers"), 30, || async { self.connect(pod).await?.traces().await }).await
+        wait(&format!("{pod} answers"), 120, || async { self.connect(pod).await?.traces().await }).await
     }
 
     /// Name of a variable.
@@ -124,13 +89,60 @@ impl<D: Database> Place<D> {
         self.data("shop-env").await[&Self::key("SLAVE_ADDRESSES_INT")].clone()
     }
 
-    /// Every row that was confirmed on the source is on the replica too.
-    pub async fn nothing_is_missing(&self, replica: &str, rows: u64) {
-        wait(&format!("{rows} rows on {replica}"), 30, || async {
-            let found = self.connect(replica).await?.count().await?;
-            if found >= rows { Ok(()) } else { Err(found.to_string()) }
+    /// The addresses of `count` replicas of a resource, as the application is to be told them.
+    pub fn addresses_of(&self, name: &str, count: u32) -> String {
+        let all: Vec<String> = (1..=count).map(|number| format!("{name}-replica-{number}.{}.svc", self.namespace)).collect();
+        all.join(",")
+    }
+
+    /// Every row that was confirmed on the source is on each of `count` replicas of `orders` too.
+    pub async fn nothing_is_missing(&self, count: u32, rows: u64) {
+        for replica in (1..=count).map(|number| format!("orders-replica-{number}-0")) {
+            wait(&format!("{rows} rows on {replica}"), 120, || async {
+                let found = self.connect(&replica).await?.count().await?;
+                if found >= rows { Ok(()) } else { Err(found.to_string()) }
+            })
+            .await;
+        }
+    }
+
+    /// How many rows a server has.
+    pub async fn rows(&self, pod: &str) -> u64 {
+        wait(&format!("{pod} counts its rows"), 120, || async { self.connect(pod).await?.count().await }).await
+    }
+
+    /// The source's pod stops and does not come back, as when its node is gone: it stays there, ending, until `revive`.
+    pub async fn lose(&self, pod: &str) {
+        self.kubectl(&["patch", "pod", pod, "--type=merge", "-p", r#"{"metadata":{"finalizers":["understudy.dev/lost"]}}"#]).unwrap();
+        self.kubectl(&["delete", "pod", pod, "--wait=false"]).unwrap();
+        wait(&format!("{pod} has stopped"), 120, || async {
+            let found: Pod = self.api().get(pod).await.map_err(|error| error.to_string())?;
+            let statuses = found.status.unwrap_or_default().container_statuses.unwrap_or_default();
+            let ended = statuses.iter().all(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()));
+            if ended { Ok(()) } else { Err(format!("{statuses:?}")) }
         })
         .await;
+    }
+
+    /// What was lost is replaced by a new pod, on the same volume.
+    pub fn revive(&self, pod: &str) -> Result<String, String> {
+        self.kubectl(&["patch", "pod", pod, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#])
+    }
+
+    /// A new pod has taken the place of the one with this uid.
+    pub async fn replaced(&self, pod: &str, old: &str) {
+        wait(&format!("a new {pod}"), 180, || async {
+            match self.uid(pod)? {
+                uid if uid == old => Err("still the old one".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    /// The uid of a pod.
+    pub fn uid(&self, pod: &str) -> Result<String, String> {
+        self.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"])
     }
 
     /// A replica serves reads only.
@@ -174,7 +186,7 @@ impl<D: Database> Place<D> {
     /// Waits until a source's pod takes connections.
     pub async fn source_ready(&self, name: &str) {
         let pod = format!("{name}-0");
-        wait(&format!("{pod} is ready"), 90, || async {
+        wait(&format!("{pod} is ready"), 180, || async {
             let found: Option<Pod> = self.api().get_opt(&pod).await.map_err(|e| e.to_string())?;
             let status = found.and_then(|pod| pod.status).unwrap_or_default();
             let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
@@ -312,6 +324,11 @@ impl<D: Database> Place<D> {
         if api.get_opt(&self.namespace).await.unwrap().is_none() {
             return;
         }
+        let pods = self.kubectl(&["get", "pods", "-o", "name"]).unwrap_or_default();
+        for pod in pods.lines() {
+            // Of a run that ended while it was lost.
+            let _ = self.revive(pod.trim_start_matches("pod/"));
+        }
         let _ = self.kubectl(&["delete", "dbrep", "--all", "--timeout=120s"]);
         let _ = api.delete(&self.namespace, &DeleteParams::default()).await;
         wait(&format!("namespace {} is gone", self.namespace), 120, || async {
@@ -322,81 +339,4 @@ impl<D: Database> Place<D> {
         })
         .await;
     }
-}
-
-/// A client that writes 50 rows a second through a Service, on one connection after another.
-pub struct Writer {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<(u64, Vec<String>)>,
-}
-
-impl Writer {
-    /// Makes the table and begins to write.
-    pub async fn start<D: Database>(host: String) -> Self {
-        // A Service reaches its pod a moment after the pod is ready.
-        wait("the source answers through its Service", 30, || async { D::connect(&host).await?.prepare().await }).await;
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(write::<D>(&host, &seen))
-        });
-        Self { stop, thread }
-    }
-
-    /// Ends; gives the number of rows that were confirmed, and every error that a client saw.
-    pub fn finish(self) -> (u64, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-async fn write<D: Database>(host: &str, stop: &AtomicBool) -> (u64, Vec<String>) {
-    const MOST: u64 = 50 * 60 * 30;
-    let (mut written, mut errors) = (0, Vec::new());
-    while !stop.load(Ordering::Relaxed) && written < MOST && errors.len() < 1000 {
-        let mut client = match D::connect(host).await {
-            Ok(client) => client,
-            Err(error) => {
-                errors.push(error);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let mut pace = tokio::time::interval(Duration::from_millis(20));
-        // A new connection every ten seconds: clients come and go.
-        for _ in 0..500 {
-            pace.tick().await;
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-            match client.insert(written + 1).await {
-                Ok(()) => written += 1,
-                Err(error) => {
-                    errors.push(error);
-                    break;
-                }
-            }
-        }
-    }
-    (written, errors)
-}
-
-/// Write requests of the operator to this namespace since a line of the audit log.
-pub fn writes_since(namespace: &str, mark: usize) -> Vec<String> {
-    audit_lines()
-        .into_iter()
-        .skip(mark)
-        .filter(|line| line["user"]["username"].as_str().is_some_and(|user| user == "system:serviceaccount:understudy-system:understudy"))
-        .filter(|line| line["objectRef"]["namespace"] == namespace)
-        .filter(|line| !matches!(line["verb"].as_str(), Some("get" | "list" | "watch")))
-        .map(|line| format!("{} {} {}", line["verb"], line["objectRef"]["resource"], line["objectRef"]["name"]))
-        .collect()
-}
-
-/// The API server's audit log.
-pub fn audit_lines() -> Vec<Value> {
-    let state = std::env::var("UNDERSTUDY_CLUSTER_STATE").expect("the local cluster's state directory");
-    let text = std::fs::read_to_string(format!("{state}/audit.log")).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

@@ -1,0 +1,76 @@
+//! A source that goes and comes back, while a client writes: it is waited for, and no row is lost.
+
+use k8s_openapi::api::batch::v1::Job;
+use understudy::api::Phase;
+
+use crate::databases::for_every_engine;
+use crate::support::{Database, Place, Writer, replication_of, wait};
+
+for_every_engine!(a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_loses_no_row);
+
+async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_loses_no_row<D: Database>() {
+    let shop = Place::<D>::with_source(&format!("understudy-outage-{}", D::NAME)).await;
+    let before = shop.snapshot("orders-db-0").await;
+    let primary = shop.service("orders-db").await;
+    let writer = Writer::start::<D>(primary.clone()).await;
+
+    // In the middle of the backup.
+    shop.connect("orders-db-0").await.unwrap().slow_down().await.unwrap();
+    shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
+    wait("the backup's pod runs", 180, async || {
+        let phase = shop.kubectl(&["get", "pods", "-l", "understudy.dev/component=backup", "-o", "jsonpath={.items[*].status.phase}"])?;
+        if phase == "Running" { Ok(()) } else { Err(phase) }
+    })
+    .await;
+    let mut holder = shop.connect("orders-db-0").await.unwrap();
+    wait("a backup is held", 180, async || holder.hold_backup().await).await;
+    shop.lose("orders-db-0").await;
+    shop.reason("orders", "SourceUnreachable", 120).await;
+    wait("it is said that the backup failed", 180, async || {
+        let found = shop.condition("orders", "BackupTaken").await?;
+        if found.1 == "BackupFailed" && !found.2.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    shop.revive("orders-db-0").unwrap();
+    shop.replicating("orders", 240).await;
+    drop(holder);
+
+    let status = shop.get("orders").await.unwrap().status.unwrap();
+    let (word, backup) = (status.enablement.unwrap(), status.backup.unwrap());
+    assert_eq!((backup.state.as_str(), backup.sequence), ("Complete", 1));
+    assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
+    let mut there = [format!("replication-password-{word}"), format!("{word}-1")];
+    there.sort();
+    assert_eq!(shop.volume(&backup.claim), there, "nothing is left of the backup that failed");
+    assert_eq!(shop.traces("orders-db-0").await.len(), D::TRACES);
+    shop.nothing_is_missing(D::REPLICAS, shop.rows("orders-db-0").await).await;
+
+    // Later: its replicas go on serving what they have.
+    let (source, replica) = (shop.uid("orders-db-0").unwrap(), shop.uid("orders-replica-1-0").unwrap());
+    let then = shop.rows("orders-db-0").await;
+    shop.lose("orders-db-0").await;
+    let message = shop.reason("orders", "SourceUnreachable", 120).await;
+    assert!(message.contains("the source does not answer") && message.contains("see that pod orders-db-0 runs"), "{message}");
+    shop.phase("orders", Phase::Degraded, 10).await;
+    let readers = shop.service("orders-replicas").await;
+    let found = D::connect(&readers).await.unwrap().count().await.unwrap();
+    assert!(found >= then, "{found} of {then}");
+    assert_eq!(shop.replica_addresses().await, shop.addresses_of("orders", D::REPLICAS));
+    shop.revive("orders-db-0").unwrap();
+    shop.replaced("orders-db-0", &source).await;
+    shop.replicating("orders", 240).await;
+    wait("clients write again", 180, async || {
+        let found = shop.connect("orders-db-0").await?.count().await?;
+        if found > then + 50 { Ok(()) } else { Err(format!("{found} of {then}")) }
+    })
+    .await;
+    let written = writer.finish();
+    let rows = shop.rows("orders-db-0").await;
+    written.all_there(rows);
+    shop.nothing_is_missing(D::REPLICAS, rows).await;
+    assert_eq!(shop.uid("orders-replica-1-0").unwrap(), replica, "a replica does not restart because its source does");
+    assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1, "no second backup");
+    shop.delete("orders", 180).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
