@@ -36,7 +36,7 @@ install: ## install the operator with its chart, or bring it up to date
 	@$(CLUSTER_COMMAND) enter deploy/install
 
 .PHONY: demo
-demo: cluster-up $(if $(IMAGE),,image) install ## a database with an application gets its replica (ENGINE=postgresql, mysql or redis): before and after, and left running
+demo: cluster-up $(if $(IMAGE),,image) install ## a database with an application gets its replica (ENGINE=postgresql, mysql, redis or mongodb): before and after, and left running
 	@$(CLUSTER_COMMAND) enter deploy/demo up
 
 .PHONY: demo-down
@@ -57,6 +57,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	cargo test --locked --lib --bins --test docs
 	cargo test --locked --test postgresql
 	cargo test --locked --test redis
+	root=$$($(CLUSTER_COMMAND) root mongodb) && UNDERSTUDY_TEST_MONGODB_ROOT=$$root cargo test --locked --test mongodb -- --test-threads=3
 	root=$$(tests/mysql-root) && UNDERSTUDY_TEST_MYSQL_ROOT=$$root cargo test --locked --test mysql -- --test-threads=3
 	$(CLUSTER_TESTS) --test cluster -- --test-threads=4
 	$(CLUSTER_TESTS) --test killed -- --test-threads=1

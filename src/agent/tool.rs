@@ -52,8 +52,11 @@ pub async fn run_with(programs: Option<&Path>, name: &'static str, arguments: &[
 /// Why a tool failed: its errors with what explains them, or else its last words.
 fn reason(tool: &str, lines: &[String]) -> Option<String> {
     let prefix = format!("{tool}: ");
-    let words = || lines.iter().map(|line| line.strip_prefix(&prefix).unwrap_or(line)).filter(|line| !line.is_empty());
-    let telling = |line: &&str| ["error: ", "fatal: ", "detail: ", "hint: "].iter().any(|kind| line.to_lowercase().starts_with(kind));
+    // MongoDB's tools say the time first.
+    let timed = |line: &'_ str| line.starts_with(|c: char| c.is_ascii_digit()).then(|| line.find('\t')).flatten().map_or(0, |tab| tab + 1);
+    let words =
+        || lines.iter().map(|line| line.strip_prefix(&prefix).unwrap_or(line)).filter_map(|line| line.get(timed(line)..)).filter(|line| !line.is_empty());
+    let telling = |line: &&str| ["error: ", "fatal: ", "failed: ", "detail: ", "hint: "].iter().any(|kind| line.to_lowercase().starts_with(kind));
     let mut chosen: Vec<&str> = words().filter(telling).collect();
     if chosen.is_empty() {
         chosen = words().collect();
@@ -71,6 +74,8 @@ mod tests {
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         let said = lines("pg_basebackup: error: could not write: No space left on device\npg_basebackup: removing data directory");
         assert_eq!(reason("pg_basebackup", &said).as_deref(), Some("error: could not write: No space left on device"));
+        let said = lines("2026-01-01T00:00:00.000+0000\twriting shop.orders to x\n2026-01-01T00:00:00.001+0000\tFailed: error writing data: no space left");
+        assert_eq!(reason("mongodump", &said).as_deref(), Some("Failed: error writing data: no space left"));
         assert_eq!(reason("pg_basebackup", &lines("killed")).as_deref(), Some("killed"));
         assert_eq!(reason("pg_basebackup", &[]), None);
     }

@@ -15,6 +15,24 @@ build_images() {
 	done
 }
 
+unpack_image() {
+	mkdir "$2/layout"
+	tar -C "$2/layout" -xf "$1/image.tar"
+	umoci raw unpack --image "$2/layout:image" "$2/root"
+	rm -r "$2/layout"
+}
+
+# image_root [NAME]: prints a directory with an image's root file system, for tests whose servers run in it without a cluster. It is unpacked once.
+image_root() {
+	local name=${1:-} key image
+	[ -n "$name" ] && [ -d "$here/images/$name" ] || fail "root: which image? One of: ${images[*]}"
+	need_root
+	take_lock
+	key=$(image_key "$name")
+	image=$(cached "image-$name" "$key" build_image "$name")
+	printf '%s/root\n' "$(cached "root-$name" "$key" unpack_image "$image")"
+}
+
 containerd_client() { ctr --address "$run/containerd.sock" --namespace k8s.io "$@"; }
 
 # import_image NAME DIRECTORY KEY: nothing where the same was imported before.

@@ -1,7 +1,7 @@
 //! Backup with `mongodump`, and a volume for a member, which copies everything from the source by itself.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{MongoDb, MongoSession, dump};
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, endpoint, tool, write_durably};
@@ -12,6 +12,17 @@ use crate::engine::{Engine, Session};
 const IN_USE: &str = "journal";
 /// Beside the data of a backup: what `sha256sum --check` takes.
 const LIST: &str = "SHA256SUMS";
+
+/// A file with a secret, gone with this value: also where the tool that reads it is ended before its time.
+struct Secret(PathBuf);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "the file with the login stays until the next attempt");
+        }
+    }
+}
 
 impl Tools for MongoDb {
     const BACKUP_EXTRA: u64 = 64 << 20;
@@ -26,17 +37,16 @@ impl Tools for MongoDb {
         let (port, out) = (request.port.to_string(), data.to_string_lossy().into_owned());
         let mut arguments = vec!["--host", &request.host, "--port", &port, "--oplog", "--out", &out];
         // A password as an argument could be seen by others; in this file, which is gone afterwards, it is a YAML string (manual, "mongodump --config").
-        let secret = partial.join("login.yaml");
-        let file = secret.to_string_lossy().into_owned();
+        let file = partial.join("login.yaml");
+        let (path, mut secret) = (file.to_string_lossy().into_owned(), None);
         if !administrator.password.is_empty() {
             let quoted = serde_json::to_string(&administrator.password).map_err(|error| AgentError::Refused(error.to_string()))?;
-            write_durably(&secret, 0o600, format!("password: {quoted}\n").as_bytes())?;
-            arguments.extend(["--config", &file, "--username", &administrator.username, "--authenticationDatabase", &administrator.database]);
+            write_durably(&file, 0o600, format!("password: {quoted}\n").as_bytes())?;
+            secret = Some(Secret(file));
+            arguments.extend(["--config", &path, "--username", &administrator.username, "--authenticationDatabase", &administrator.database]);
         }
         let dumped = tool::run(None, "mongodump", &arguments).await;
-        if secret.exists() {
-            fs::remove_file(&secret).map_err(AgentError::file("removing", &secret))?;
-        }
+        drop(secret);
         dumped?;
         let found = dump::verify(&data).map_err(AgentError::file("verifying", &data))?;
         write_durably(&partial.join(LIST), 0o600, found.list.as_bytes())?;

@@ -130,6 +130,7 @@ impl Engine for MongoDb {
             adapted: facts.standing != Standing::Standalone,
             // Members trust each other by the key file; there is no user of ours.
             access: true,
+            // A member takes nothing over that the majority has not got.
             records: None,
             position: position(facts.applied),
             // Members copy everything from the source: any backup will do.

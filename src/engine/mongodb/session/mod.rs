@@ -22,6 +22,13 @@ const STATEMENT: Duration = Duration::from_secs(10);
 /// Codes of a server that starts, stops, elects or copies: they say nothing about the request (manual, "Error Codes").
 const PASSING: [i32; 8] = [91, 94, 189, 10107, 11600, 11602, 13435, 13436];
 
+/// What is said of a member that is not there yet.
+const WAITS: &str = "it waits to be added to the replica set";
+const COPIES: &str = "it copies everything from the source (initial sync)";
+
+/// `Unauthorized`.
+const UNAUTHORIZED: i32 = 13;
+
 /// A connection as the administrator. It ends with this value.
 pub struct MongoSession {
     client: Client,
@@ -41,6 +48,8 @@ fn sorted(endpoint: &Endpoint, doing: &str, error: &Error) -> SessionError {
     let at = |message: &str| SessionError::Unreachable(format!("{}:{}: {message}", endpoint.host, endpoint.port));
     match (answer(error), error.kind.as_ref()) {
         (Some((code, message)), _) if PASSING.contains(&code) => at(message),
+        // Nobody who has logged in: the server wants a login, and the credentials have none.
+        (Some((UNAUTHORIZED, message)), _) if endpoint.password.is_empty() => SessionError::Refused(message.to_owned()),
         (Some((_, message)), _) => SessionError::Failed { doing: doing.to_owned(), message: message.to_owned() },
         (None, ErrorKind::Authentication { message, .. }) => SessionError::Refused(message.clone()),
         (None, ErrorKind::ServerSelection { .. }) => at(innermost(&error.to_string())),
@@ -91,7 +100,7 @@ async fn explain(endpoint: &Endpoint, refused: SessionError) -> SessionError {
     match session.run("admin", "connecting", doc! {"hello": 1}).await {
         Ok(hello) if !hello.get_bool("isWritablePrimary").unwrap_or(true) && !hello.get_bool("secondary").unwrap_or(false) => {
             let waits = hello.get_bool("isreplicaset").unwrap_or(false);
-            let why = if waits { "it waits to be added to the replica set" } else { "it copies everything from the source (initial sync)" };
+            let why = if waits { WAITS } else { COPIES };
             SessionError::Unreachable(why.to_owned())
         }
         _ => refused,

@@ -4,19 +4,18 @@ use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::error::Error;
 
 use super::super::facts::{Member, SourceFacts, Standing};
-use super::{MongoSession, answer, sorted};
+use super::{COPIES, MongoSession, UNAUTHORIZED, WAITS, answer, sorted};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
 
 /// `NotYetInitialized`: there is no configuration.
 const NOT_INITIATED: i32 = 94;
 /// `NoReplicationEnabled`: the server runs without `--replSet`.
 const NO_REPLICATION: i32 = 76;
-/// `Unauthorized`.
-const UNAUTHORIZED: i32 = 13;
 /// States as `myState` counts them (manual, "Replica Set Member States").
 const PRIMARY: i64 = 1;
 const SECONDARY: i64 = 2;
 const RECOVERING: i64 = 3;
+const STARTUP2: i64 = 5;
 const REMOVED: i64 = 10;
 
 /// What an administrator has to be allowed on the cluster, and on the database of users.
@@ -110,7 +109,7 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
     let build = session.run("admin", doing, doc! {"buildInfo": 1}).await?;
     let user = if session.endpoint.password.is_empty() { String::new() } else { session.endpoint.username.clone() };
     let options = match session.try_run("admin", doc! {"getCmdLineOpts": 1}).await? {
-        Err(error) if answer(&error).is_some_and(|(code, _)| code == UNAUTHORIZED) => {
+        Err(error) if !user.is_empty() && answer(&error).is_some_and(|(code, _)| code == UNAUTHORIZED) => {
             // What it does not tell, its other answers would not either.
             let forbidden = [vec!["getCmdLineOpts".to_owned()], privileges(session, doing).await?].concat();
             let leads = hello.get_bool("isWritablePrimary").unwrap_or(false);
@@ -200,7 +199,7 @@ pub async fn replica(session: &mut MongoSession) -> Result<ReplicaSummary, Sessi
 fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummary {
     let writable = hello.get_bool("isWritablePrimary").unwrap_or(false);
     let Some(status) = status else {
-        let trouble = (!writable).then(|| "it waits to be added to the replica set".to_owned());
+        let trouble = (!writable).then(|| WAITS.to_owned());
         return ReplicaSummary { read_only: !writable, trouble, ..ReplicaSummary::default() };
     };
     let state = number(status, "myState");
@@ -216,6 +215,7 @@ fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummar
         trouble: match state {
             PRIMARY | SECONDARY => None,
             RECOVERING => Some("it recovers, or is too far behind the source's oplog (RECOVERING)".to_owned()),
+            STARTUP2 => Some(COPIES.to_owned()),
             REMOVED => Some("it is not a member of the replica set (REMOVED)".to_owned()),
             _ => Some(format!(
                 "its state is {}",
@@ -251,6 +251,7 @@ mod tests {
         let alone = replica_summary(&doc! {"isWritablePrimary": true}, None);
         assert!(!alone.leads && !alone.read_only, "without a set nobody elected it");
         assert!(replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(3, ""))).trouble.is_some_and(|trouble| trouble.contains("RECOVERING")));
+        assert!(replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(5, ""))).trouble.is_some_and(|trouble| trouble.contains("copies")));
         assert!(replica_summary(&doc! {}, None).trouble.is_some_and(|trouble| trouble.contains("waits")));
     }
 
