@@ -133,6 +133,12 @@ impl Identity {
         format!("understudy_{}", self.0)
     }
 
+    /// From the name of a replication role or user; none if it is none of ours.
+    #[must_use]
+    pub fn of_role(role: &str) -> Option<Self> {
+        Self::parse(role.strip_prefix("understudy_")?)
+    }
+
     /// Name of what holds the source's log for replica `number`.
     #[must_use]
     pub fn slot(&self, number: u32) -> String {

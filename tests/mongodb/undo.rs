@@ -15,7 +15,7 @@ async fn clearing_local_converges_wherever_it_was_cut_off() {
     let Set { source: mut server, before: alone, recorded, .. } = Set::of(server).await;
     server.restart(Signal::KILL, alone).await;
     let facts = server.facts().await;
-    assert!(facts.standing == Standing::Standalone && facts.leftovers && !facts.role, "{facts:?}");
+    assert!(facts.standing == Standing::Standalone && facts.left.is_some() && !facts.role, "{facts:?}");
 
     let role = identity().role();
     let privilege = doc! {"resource": {"db": "local", "collection": ""}, "actions": ["dropDatabase"]};
@@ -26,7 +26,7 @@ async fn clearing_local_converges_wherever_it_was_cut_off() {
     server.run("admin", create.clone()).await.unwrap();
     server.run("admin", grant.clone()).await.unwrap();
     let facts = server.facts().await;
-    assert!(facts.leftovers && facts.role, "{facts:?}");
+    assert!(facts.left.is_some() && facts.role, "{facts:?}");
     server.disable(&recorded).await;
     assert_eq!(server.traces().await, before);
 
@@ -37,7 +37,7 @@ async fn clearing_local_converges_wherever_it_was_cut_off() {
             server.run("admin", grant.clone()).await.unwrap();
         }
         let facts = server.facts().await;
-        assert!(!facts.leftovers && facts.role, "{facts:?}");
+        assert!(!facts.left.is_some() && facts.role, "{facts:?}");
         server.disable(&[]).await;
         assert_eq!(server.traces().await, before, "granted: {granted}");
     }

@@ -39,7 +39,7 @@ async fn there_and_back(password: &str) {
     writer.goes_on().await;
     let (before, collections) = (source.traces().await, source.collections().await);
     let facts = source.facts().await;
-    assert_eq!((facts.standing, facts.authorization, facts.leftovers), (Standing::Standalone, !password.is_empty(), false));
+    assert_eq!((facts.standing, facts.authorization, facts.left.is_some()), (Standing::Standalone, !password.is_empty(), false));
     assert_eq!(facts.data_directory, super::server::inside(&source.data).to_string_lossy());
 
     let mut set = Set::of(source).await;
@@ -90,7 +90,7 @@ async fn there_and_back(password: &str) {
     source.restart(Signal::TERM, arguments).await;
     let facts = source.facts_once("it stands alone", |facts| facts.standing == Standing::Standalone).await;
     println!("alone again after {:?}, of which the stop took {stopped:?}", began.elapsed());
-    assert!(facts.leftovers);
+    assert!(facts.left.is_some());
     assert_eq!(MongoDb::plan_disable(&facts, &identity(), &[]), [], "changes that are not on record are not undone");
     let steps = MongoDb::plan_disable(&facts, &identity(), &recorded);
     assert!(matches!(steps[..], [Step::ClearLocal { .. }]), "{steps:?}");

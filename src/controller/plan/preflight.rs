@@ -75,7 +75,8 @@ pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
 #[must_use]
 pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSource) -> Vec<Finding> {
     let mut found = Vec::new();
-    if let Server::Up(server) = &facts.server {
+    // Of a source that is somebody else's already nothing more has to be said.
+    if let (Server::Up(server), None) = (&facts.server, &facts.rival) {
         let unfit = E::preflight(server, wanted);
         // What a server hides from this user is mended with what is said of the user already.
         let room = room(subject, facts).into_iter().filter(|finding| unfit.is_empty() || finding.reason != UNKNOWN);

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, conditions};
 use crate::api::{Change, Phase, Restart};
 use crate::controller::facts::Server;
-use crate::engine::{Engine, Finding};
+use crate::engine::{Engine, Finding, WantedSource};
 use crate::resources::{KEY_FILE, Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with};
 
 const REASON: &str = "RestartingSource";
@@ -121,6 +121,11 @@ pub fn change<E: Engine>(
         disruption.measured = Some(format!("{seconds} s from the moment the restart was asked for until the source took writes again"));
     }
     let (Standing::Missing, Some(source)) = (observe(subject, facts), &facts.source) else { return None };
+    let first = E::plan_enable(server, &WantedSource::new(names.identity.clone()));
+    if !first.is_empty() {
+        draft.steps.extend(first.into_iter().map(Step::Source));
+        return Some(restarting(draft.clone(), "first its server gives up what an enabling before has left on it"));
+    }
     let key = E::needs_key(server);
     if key && !facts.key {
         draft.steps.push(Step::CreateKey(Box::new(build_key(names))));

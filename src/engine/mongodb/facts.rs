@@ -32,7 +32,6 @@ pub struct Member {
 }
 
 /// Everything that planning needs of a source.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SourceFacts {
     /// For example `6.0.5`.
@@ -57,8 +56,8 @@ pub struct SourceFacts {
     pub forbidden: Vec<String>,
     /// Members of the configuration, by their number.
     pub members: Vec<Member>,
-    /// A stand-alone server's database `local` holds what a replica set keeps there.
-    pub leftovers: bool,
+    /// The set whose configuration a stand-alone server's database `local` holds.
+    pub left: Option<String>,
     /// The role that lets the administrator clear `local` exists.
     pub role: bool,
     /// Time of the last operation: seconds, and a number within that second.

@@ -162,7 +162,7 @@ impl Engine for MongoDb {
                 format!("the source already runs as a member of the replica set {set}"),
                 "add members to that set with rs.add, or start the source without --replSet (replication.replSetName)",
             ));
-        } else if facts.leftovers {
+        } else if facts.left.as_deref().is_some_and(|set| Identity::of_role(set).is_none()) {
             found.push(Finding::new(
                 "SourceIsReplica",
                 "the source's database local holds the configuration of a replica set that it was a member of",
@@ -211,6 +211,10 @@ impl Engine for MongoDb {
     }
 
     fn plan_enable(facts: &SourceFacts, wanted: &WantedSource) -> Vec<Step> {
+        if facts.standing == Standing::Standalone && facts.left.is_some() {
+            // Of an enabling before, whose source went away with its StatefulSet, and whose volume came back: a set of another name would not start on it.
+            return vec![Step::ClearLocal { role: wanted.identity.role() }];
+        }
         if !facts.is_ours(&wanted.identity) {
             return Vec::new();
         }
@@ -247,7 +251,7 @@ impl Engine for MongoDb {
 
     fn plan_disable(facts: &SourceFacts, identity: &Identity, recorded: &[Change]) -> Vec<Step> {
         // Its changes are its owner's, where none of ours is on record. What it does not say it has, it may have.
-        let ours = recorded.iter().any(|change| change.what == LOCAL) && (facts.leftovers || !facts.forbidden.is_empty());
+        let ours = recorded.iter().any(|change| change.what == LOCAL) && (facts.left.is_some() || !facts.forbidden.is_empty());
         match facts.standing {
             Standing::Standalone if ours || facts.role => vec![Step::ClearLocal { role: identity.role() }],
             Standing::Primary => Self::plan_leave(facts, identity, &[]),
@@ -328,7 +332,7 @@ mod tests {
             }
             Step::Reclaim => facts.members.retain(|member| member.id == 0),
             Step::LookAgain => facts.standing = Standing::Primary,
-            Step::ClearLocal { .. } => (facts.leftovers, facts.role) = (false, false),
+            Step::ClearLocal { .. } => (facts.left, facts.role) = (None, false),
         }
         facts
     }
@@ -362,7 +366,7 @@ mod tests {
         assert_eq!(reasons(|facts| facts.version = "5.0.30".into()), ["VersionTooOld"]);
         assert_eq!(reasons(|facts| facts.sharded = true), ["ClusterEnabled"]);
         assert_eq!(reasons(|facts| facts.set_name = Some("rs0".into())), ["SourceIsReplica"]);
-        assert_eq!(reasons(|facts| facts.leftovers = true), ["SourceIsReplica"]);
+        assert_eq!(reasons(|facts| facts.left = Some("rs0".into())), ["SourceIsReplica"]);
         assert_eq!(reasons(|facts| facts.storage_engine = "inMemory".into()), ["NoPersistence"]);
         assert_eq!(reasons(|facts| facts.forbidden = vec!["replSetConfigure".into()]), ["NotPermitted"]);
     }
@@ -374,6 +378,9 @@ mod tests {
         assert_eq!(MongoDb::plan_enable(&waiting, &first), [Step::Initiate { set: "understudy_k3x9q2ab".into(), host: "host-0:27017".into() }]);
         assert_eq!(MongoDb::plan_enable(&waiting, &wanted(&[1, 2], &[1, 2])), vec![], "a source that lost its data gets it from the others");
         assert_eq!(MongoDb::plan_enable(&alone(), &first), vec![], "a stand-alone server has to restart first");
+        let returned = SourceFacts { left: Some("understudy_aaaaaaaa".into()), ..alone() };
+        assert_eq!(MongoDb::preflight(&returned, &first), vec![], "what an enabling before has left is no finding");
+        assert_eq!(MongoDb::plan_enable(&returned, &first), [Step::ClearLocal { role: "understudy_k3x9q2ab".into() }]);
         let foreign = SourceFacts { set_name: Some("rs0".into()), ..waiting };
         assert_eq!(MongoDb::plan_enable(&foreign, &first), vec![]);
     }
@@ -422,7 +429,7 @@ mod tests {
     #[test]
     fn local_is_cleared_only_of_what_is_on_record() {
         let record = MongoDb::record(&alone(), &Step::Initiate { set: "s".into(), host: "h".into() }).unwrap();
-        let left = SourceFacts { leftovers: true, ..alone() };
+        let left = SourceFacts { left: Some(identity().role()), ..alone() };
         let steps = MongoDb::plan_disable(&left, &identity(), std::slice::from_ref(&record));
         assert_eq!(steps, [Step::ClearLocal { role: "understudy_k3x9q2ab".into() }]);
         assert_eq!(MongoDb::plan_disable(&walk(&left, &steps), &identity(), std::slice::from_ref(&record)), vec![]);

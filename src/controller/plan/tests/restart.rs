@@ -210,7 +210,7 @@ impl Set {
             SourceStep::Reclaim | SourceStep::LookAgain => self.source.standing = Standing::Primary,
             SourceStep::ClearLocal { .. } => {
                 assert_eq!(self.source.standing, Standing::Standalone);
-                self.source.leftovers = false;
+                self.source.left = None;
                 self.left.clear();
             }
         }
@@ -244,7 +244,7 @@ impl Set {
                 (Some(_), false) => Standing::Uninitiated,
                 (Some(_), true) => Standing::Primary,
             };
-            self.source.leftovers = set_name.is_none() && initiated;
+            self.source.left = (set_name.is_none() && initiated).then(|| names.identity.role());
             if set_name.is_none() {
                 self.left = std::mem::take(&mut self.source.members);
             }

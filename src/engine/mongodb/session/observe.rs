@@ -173,7 +173,8 @@ pub async fn source(session: &mut MongoSession, identity: Option<&Identity>) -> 
     }
     if standing == Standing::Standalone && facts.forbidden.is_empty() {
         let found = session.run("local", doing, doc! {"find": "system.replset", "limit": 1}).await?;
-        facts.leftovers = below(&found, &["cursor"]).is_some_and(|cursor| documents(cursor, "firstBatch").next().is_some());
+        let left = below(&found, &["cursor"]).and_then(|cursor| documents(cursor, "firstBatch").next());
+        facts.left = left.map(|configuration| text(configuration, "_id"));
         if let Some(identity) = identity.filter(|_| facts.authorization) {
             let roles = session.run("admin", doing, doc! {"rolesInfo": identity.role()}).await?;
             facts.role = documents(&roles, "roles").next().is_some();
