@@ -37,7 +37,7 @@ async fn clearing_local_converges_wherever_it_was_cut_off() {
             server.run("admin", grant.clone()).await.unwrap();
         }
         let facts = server.facts().await;
-        assert!(!facts.left.is_some() && facts.role, "{facts:?}");
+        assert!(facts.left.is_none() && facts.role, "{facts:?}");
         server.disable(&[]).await;
         assert_eq!(server.traces().await, before, "granted: {granted}");
     }
