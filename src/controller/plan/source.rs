@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, conditions};
 use crate::api::{Change, Phase, Restart};
-use crate::controller::facts::Server;
+use crate::controller::facts::{Server, SourceWorkload};
 use crate::engine::{Engine, Finding, WantedSource};
 use crate::resources::{KEY_FILE, Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with};
 
@@ -205,7 +205,8 @@ pub fn on_its_way_back<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>) 
             false
         }
         Server::Up(_) => false,
-        _ => waited < again::ABANDON * 2,
+        // Scaled to zero it does not come back by itself.
+        _ => facts.source.as_ref().is_some_and(SourceWorkload::has_one_pod) && waited < again::ABANDON * 2,
     }
 }
 
