@@ -14,6 +14,8 @@ from observe import in_phase
 CLIENT = 'MONGO_URI="mongodb://root:$MONGO_PASSWORD@127.0.0.1:27017/?directConnection=true" exec mongo-command -db "$0"'
 # Its file must be for the server's eyes alone, which no mounted Secret is.
 SET = 'install -o 999 -m 400 /etc/bench/keyfile /tmp/keyfile && exec docker-entrypoint.sh mongod --replSet hand --keyFile /tmp/keyfile "$@"'
+DUMP = '''mongodump --host "$0" --username root --password "$MONGO_PASSWORD" --authenticationDatabase admin --oplog --out /hand-backup/dump &&
+	sync -f /hand-backup'''
 # Rows that do not compress, repeated at a greater distance than compression looks back.
 ROW, ROWS, BATCH, COPIES = 4000, 2500, 100, 10
 MEMBERS = ["hand-member-1", "hand-member-2"]
@@ -38,8 +40,13 @@ class Engine(base.Engine):
     ready = ["sh", "-c", "mongo-command -uri \"mongodb://$HOSTNAME:27017/?directConnection=true\" '{\"ping\": 1}'"]
     # An odd number of voters, together with the source.
     replicas = len(MEMBERS)
-    supported = False
-    parts = [("in all", None)]
+    parts = [
+        ("the source restarts and is initiated; backup Job made", r"operator: step done: apply Job .*-backup-"),
+        ("mongodump --oplog, verified; the first member's volume", r"operator: step done: apply StatefulSet .*-replica-1"),
+        ("the first member: starts, initial sync, proof", r"operator: step done: apply StatefulSet .*-replica-2"),
+        ("the second likewise", r"operator: step done: source: give member 2 a vote"),
+        ("votes, variables, Ready", None),
+    ]
     writer = ('MONGO_URI="mongodb://root:$MONGO_PASSWORD@$HOST:27017/?directConnection=true" exec mongo-command -db bench',
               # The same of a stand-alone server and of a replica set's primary, which without being told would wait for a majority.
               '{"insert": "marks", "documents": [{"at": 1}], "writeConcern": {"w": 1, "j": true}}', '*"ok":*')
@@ -80,7 +87,7 @@ class Engine(base.Engine):
     def by_hand(self, of, size, hand):
         source = f"{of}-0"
         member = ["sh", "-c", SET, "mongod"]
-        hand.claims_for(*MEMBERS)
+        hand.claims_for("hand-backup", *MEMBERS)
         for name in MEMBERS:
             apply(service(name, self.port))
             hand.start(name, [*member, "--dbpath", f"/{name}"], [name], self.client_env(), labels={"app": name}, files=True)
@@ -88,6 +95,8 @@ class Engine(base.Engine):
         command(source, {"replSetInitiate": {"_id": "hand", "members": [{"_id": 0, "host": host(of)}]}})
         wait_for("the source is primary", lambda: command(source, {"hello": 1})[0].get("isWritablePrimary"))
         hand.is_now("stopped, started with --replSet, initiated, primary", time.time())
+        hand.start("hand-dump", ["sh", "-c", DUMP, of], ["hand-backup"], self.client_env())
+        hand.ended("hand-dump", "mongodump --oplog to a volume, its pod ended")
         begun = time.time()
         for number, name in enumerate(MEMBERS):
             hand.run.until(f"{name} runs", in_phase(name, "Running"), 60)
