@@ -59,7 +59,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	cargo test --locked --test redis
 	root=$$($(CLUSTER_COMMAND) root mongodb) && UNDERSTUDY_TEST_MONGODB_ROOT=$$root cargo test --locked --test mongodb -- --test-threads=3
 	root=$$(tests/mysql-root) && UNDERSTUDY_TEST_MYSQL_ROOT=$$root cargo test --locked --test mysql -- --test-threads=3
-	$(CLUSTER_TESTS) --test cluster -- --test-threads=4
+	$(CLUSTER_TESTS) --test cluster -- --test-threads=6
 	$(CLUSTER_TESTS) --test killed -- --test-threads=1
 	deploy/local/test.sh
 
