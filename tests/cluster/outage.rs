@@ -17,12 +17,18 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     // In the middle of the backup.
     shop.connect("orders-db-0").await.unwrap().slow_down().await.unwrap();
     shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
+    // A login takes a while: it is made before the copy begins.
+    wait("the backup's Job is made", 180, async || {
+        let jobs = shop.names::<Job>("understudy.dev/component=backup").await;
+        if jobs.is_empty() { Err("no Job".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let mut holder = wait("the source answers", 60, async || shop.connect("orders-db-0").await).await;
     wait("the backup's pod runs", 180, async || {
         let phase = shop.kubectl(&["get", "pods", "-l", "understudy.dev/component=backup", "-o", "jsonpath={.items[*].status.phase}"])?;
         if phase == "Running" { Ok(()) } else { Err(phase) }
     })
     .await;
-    let mut holder = shop.connect("orders-db-0").await.unwrap();
     wait("a backup is held", 180, async || holder.hold_backup().await).await;
     shop.lose("orders-db-0").await;
     shop.reason("orders", "SourceUnreachable", 120).await;
