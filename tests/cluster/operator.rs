@@ -4,8 +4,9 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use std::collections::BTreeSet;
+use understudy::api::Phase;
 
-use crate::databases::for_every_engine;
+use crate::databases::{MongoDb, for_every_engine};
 use crate::support::{Database, PASSWORD, Place, Shop, audit_lines, audit_mark, replication, replication_of, run};
 
 const OPERATOR: &str = "system:serviceaccount:understudy-system:understudy";
@@ -23,8 +24,19 @@ fn granted(rules: &[PolicyRule]) -> BTreeSet<(String, String, String)> {
     all
 }
 
-/// One story that makes the operator use everything it may: enable, scale down, delete, with volumes kept and deleted.
+/// Stories that make the operator use everything it may: enable, scale down, delete, with volumes kept and deleted; and a source with a key file.
 async fn use_everything(shop: &Shop) {
+    let with_key = async {
+        let set = Place::<MongoDb>::with_source("understudy-rbac-key").await;
+        set.apply(&replication_of::<MongoDb>("orders", "orders-db")).unwrap();
+        set.phase("orders", Phase::BackingUp, 120).await;
+        set.delete("orders", 180).await;
+        set.remove().await;
+    };
+    tokio::join!(with_key, enable_twice(shop));
+}
+
+async fn enable_twice(shop: &Shop) {
     shop.apply(&replication("orders", "orders-db")).unwrap();
     shop.replicating("orders", 240).await;
     shop.delete("orders", 180).await;
@@ -50,7 +62,7 @@ async fn the_operator_has_the_permissions_it_uses_and_no_others() {
     let mut granted = granted(&[cluster.rules.unwrap_or_default(), own.rules.unwrap_or_default()].concat());
     assert!(granted.iter().all(|(g, r, v)| g != "*" && r != "*" && v != "*" && r != "pods/exec"), "{granted:?}");
     let secrets: Vec<_> = granted.iter().filter(|(_, resource, _)| resource == "secrets").map(|(_, _, verb)| verb.as_str()).collect();
-    assert_eq!(secrets, ["get"]);
+    assert_eq!(secrets, ["create", "delete", "get"], "none is seen but by its name");
 
     let mut used = BTreeSet::new();
     for line in audit_lines(0).filter(|line| line["user"]["username"] == OPERATOR && line["objectRef"]["resource"].is_string()) {

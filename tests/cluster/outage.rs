@@ -69,7 +69,12 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     shop.revive("orders-db-0").unwrap();
     shop.replaced("orders-db-0", &source).await;
     shop.replicating("orders", 240).await;
-    assert_eq!(shop.data("shop-env").await[&Place::<D>::key("ADDRESS")], format!("orders-db.{}.svc", shop.namespace));
+    // Where another was elected, the source is preferred once it has caught up.
+    wait("the variables name the source as the primary", 120, async || {
+        let address = shop.data("shop-env").await[&Place::<D>::key("ADDRESS")].clone();
+        if address == format!("orders-db.{}.svc", shop.namespace) { Ok(()) } else { Err(address) }
+    })
+    .await;
     assert_eq!(shop.replica_addresses().await, shop.addresses_of("orders", D::REPLICAS));
     wait("clients write again", 180, async || {
         let found = shop.connect("orders-db-0").await?.count().await?;
