@@ -172,7 +172,7 @@ impl Database for MongoDb {
         self.run("admin", doc! {"createUser": "clerk", "pwd": "clerk", "roles": ["readAnyDatabase"]}).await.map(drop)
     }
 
-    /// So much that the dump takes seconds.
+    /// So much that the dump takes more than a second.
     async fn slow_down(&mut self) -> Result<(), String> {
         for number in 0..320_i32 {
             let mut bytes = vec![0_u8; 1 << 20];
@@ -183,8 +183,8 @@ impl Database for MongoDb {
         Ok(())
     }
 
-    /// Nothing holds up who reads, so it is this server that goes first, at once: it would wait for nobody, but its container is started again, until the
-    /// pod is lost.
+    /// No lock holds up who reads, so it is this server that goes first, at once: it waits for nobody, and its container is started again until the pod is
+    /// lost. Looked for without a pause, since the dump lasts little more than a second.
     async fn hold_backup(&mut self) -> Result<(), String> {
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_secs(5) {
@@ -193,7 +193,6 @@ impl Database for MongoDb {
                 let gone = self.run("admin", doc! {"shutdown": 1, "force": true, "timeoutSecs": 0}).await;
                 return gone.map_or_else(|_| Ok(()), |answer| Err(format!("it goes on: {answer}")));
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Err("no backup is being taken".to_owned())
     }
