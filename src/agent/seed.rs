@@ -105,8 +105,8 @@ pub async fn await_backup(request: &Restore, patience: Duration) {
     }
 }
 
-/// Restores a backup into a data directory, or with `seeds` false only makes the directory ready, and lets the engine make a replica of it with `finish`. Done before, it is not done again; stopped in the
-/// middle, it starts over.
+/// Restores a backup into a data directory, or with `seeds` false only makes the directory ready, and lets the engine make a replica of it with `finish`.
+/// Done before, it is not done again; stopped in the middle, it starts over.
 ///
 /// # Errors
 /// [`AgentError::Refused`] if the directory holds anything that is not our own unfinished work: nothing is touched then.

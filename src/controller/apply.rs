@@ -161,7 +161,7 @@ impl Applier<'_> {
                     Kind::Job => delete((self.api::<Job>(), name)).await,
                     Kind::StatefulSet => delete((self.api::<StatefulSet>(), name)).await,
                     Kind::Secret => {
-                        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+                        self.read_anew();
                         delete((self.api::<Secret>(), name)).await
                     }
                 }
@@ -225,8 +225,13 @@ impl Applier<'_> {
         if found.iter().all(ours) { Ok(()) } else { Err(ApplyError::NameTaken { kind: kind.to_owned(), name: name.to_owned() }) }
     }
 
-    async fn create_key(&self, secret: &Secret) -> Result<(), kube::Error> {
+    /// What was read a moment ago is about to change: the next look reads it again.
+    fn read_anew(&self) {
         self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+    }
+
+    async fn create_key(&self, secret: &Secret) -> Result<(), kube::Error> {
+        self.read_anew();
         match self.api::<Secret>().create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, secret).await {
             Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
             other => other.map(drop),
@@ -235,14 +240,14 @@ impl Applier<'_> {
 
     /// Applies our fields of the source's StatefulSet. Named by its uid the patch changes that very object and makes no other.
     async fn change_source(&self, patch: &serde_json::Value) -> Result<(), kube::Error> {
-        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        self.read_anew();
         let params = PatchParams::apply(&self.subject.names.manager()).force();
         self.api::<StatefulSet>().patch(self.subject.source(), &params, &Patch::Apply(patch)).await.map(drop)
     }
 
     /// Takes our name off fields that were put back as they were: whoever applies them next is in nobody's way.
     async fn disown(&self, name: &str) -> Result<(), kube::Error> {
-        self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
+        self.read_anew();
         let Some(found) = self.api::<StatefulSet>().get_opt(name).await? else { return Ok(()) };
         let mine = self.subject.names.manager();
         let theirs: Vec<_> = found.managed_fields().iter().filter(|entry| entry.manager.as_deref() != Some(&mine)).collect();

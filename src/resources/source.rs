@@ -42,7 +42,9 @@ fn without(arguments: &[String], ours: &[Vec<String>]) -> Vec<String> {
     left
 }
 
-fn key_arguments() -> Vec<String> {
+/// Arguments by which a server reads the key file.
+#[must_use]
+pub fn key_arguments() -> Vec<String> {
     vec!["--keyFile".to_owned(), KEY_FILE.to_owned()]
 }
 
@@ -103,15 +105,15 @@ pub fn build_source_change(workload: &Workload<'_>, stateful_set: &StatefulSet, 
     let container = &workload.shape.container;
     let mut args = container.args.clone().unwrap_or_default();
     args.extend_from_slice(arguments);
-    let mut ours = json!({"name": container.name, "args": args});
+    let mut ours = json!({"name": container.name});
     let mut pod = json!({});
     if key {
         args.extend(key_arguments());
-        ours["args"] = json!(args);
         ours["volumeMounts"] = json!([{"name": "understudy-key", "mountPath": KEY_DIRECTORY, "readOnly": true}]);
         pod["initContainers"] = json!([key_container(workload)]);
         pod["volumes"] = json!(key_volumes(workload.names));
     }
+    ours["args"] = json!(args);
     pod["containers"] = json!([ours]);
     patch(workload.source, stateful_set.metadata.uid.as_deref(), &pod)
 }

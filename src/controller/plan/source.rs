@@ -6,7 +6,7 @@ use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, conditions};
 use crate::api::{Change, Phase, Restart};
 use crate::controller::facts::{Server, SourceWorkload};
 use crate::engine::{Engine, Finding, WantedSource};
-use crate::resources::{KEY_FILE, Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with};
+use crate::resources::{Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with, key_arguments};
 
 const REASON: &str = "RestartingSource";
 
@@ -36,8 +36,11 @@ fn has_run(subject: &Subject) -> bool {
 
 /// What is said in words of the change.
 fn words<E: Engine>(subject: &Subject, key: bool) -> String {
-    let arguments = E::source_arguments(&subject.names.identity).join(" ");
-    if key { format!("{arguments} --keyFile {KEY_FILE}") } else { arguments }
+    let mut arguments = E::source_arguments(&subject.names.identity);
+    if key {
+        arguments.extend(key_arguments());
+    }
+    arguments.join(" ")
 }
 
 /// Before anything is changed: it may not be restarted, and has to be.
