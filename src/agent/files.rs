@@ -40,6 +40,7 @@ pub fn sync_directory(path: &Path) -> Result<(), AgentError> {
 /// # Errors
 /// If it can't be synchronised.
 pub fn sync_file_system(path: &Path) -> Result<(), AgentError> {
+    tracing::info!("flushing to the disk");
     let directory = File::open(path).map_err(AgentError::file("opening", path))?;
     syncfs(&directory).map_err(|error| AgentError::file("synchronising", path)(error.into()))
 }

@@ -71,6 +71,7 @@ impl Tools for MySql {
         if checksum(list.as_bytes()) != manifest.checksum {
             return Err(AgentError::Refused(format!("{} is not what was verified when the backup was taken", path.display())));
         }
+        tracing::info!("comparing with the checksums of the backup");
         blocking(move || check_files(&data, &list)).await?;
         let settings = Settings::read(&backup.join(SETTINGS))?;
         let password = kept_password(&request.volume, &request.identity)?;
@@ -158,8 +159,8 @@ async fn receive(request: &Backup, facts: &SourceFacts, settings: &Settings, pas
     copied?;
     let end = progress(&mut onlooker).await;
     tracing::info!(progress = end, "cloned");
-    drop(onlooker);
-    server.stop().await?;
+    // What it was made for lies beside its own data, and was synchronised before CLONE ended.
+    server.abandon().await?;
     fs::remove_dir_all(&scratch).map_err(AgentError::file("removing", &scratch))
 }
 

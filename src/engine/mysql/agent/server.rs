@@ -213,11 +213,21 @@ impl Server {
     /// [`AgentError::Tool`] if it does not end well.
     pub async fn stop(mut self) -> Result<(), AgentError> {
         let failed = |message: String| AgentError::Tool { tool: NAME, message };
+        // It would wait two seconds for whoever is still connected.
+        self.session.close().await;
         let process = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let process = process.ok_or_else(|| failed("it ended by itself".to_owned()))?;
         kill_process(process, Signal::TERM).map_err(|error| failed(error.to_string()))?;
         let status = self.child.wait().await.map_err(|error| failed(error.to_string()))?;
         if status.success() { Ok(()) } else { Err(failed(words(&self.last).unwrap_or_else(|| status.to_string()))) }
+    }
+
+    /// Ends the server at once: for one whose own data nobody needs.
+    ///
+    /// # Errors
+    /// [`AgentError::Tool`] if it can't be ended.
+    pub async fn abandon(mut self) -> Result<(), AgentError> {
+        self.child.kill().await.map_err(|error| AgentError::Tool { tool: NAME, message: error.to_string() })
     }
 }
 

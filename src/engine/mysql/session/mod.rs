@@ -187,6 +187,12 @@ impl MySqlSession {
         Self { connection, place, endpoint: None, encrypted: false }.prepared().await
     }
 
+    /// Takes leave of the server, and waits until it has noticed.
+    pub(super) async fn close(self) {
+        // A server that is gone needs no farewell.
+        let _ = tokio::time::timeout(CONNECT, self.connection.disconnect()).await;
+    }
+
     /// As the administrator, or another user.
     async fn login(endpoint: &Endpoint) -> Result<Self, SessionError> {
         let place = format!("{}:{}", endpoint.host, endpoint.port);
