@@ -282,6 +282,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Everything on the server that keeps replication from being set up; all at once.
     fn preflight(facts: &Self::SourceFacts, wanted: &WantedSource) -> Vec<Finding>;
 
+    /// What keeps `target`, another server of this engine, from serving a copy of `source`'s data and following it: its version, and settings that a replica
+    /// may not have lower or otherwise; all at once.
+    fn preflight_target(source: &Self::SourceFacts, target: &Self::SourceFacts) -> Vec<Finding>;
+
     /// Arguments that the source's server needs for as long as it has replicas, and restarts for; empty where it needs none.
     fn source_arguments(identity: &Identity) -> Vec<String>;
 
