@@ -34,6 +34,7 @@ pub mod mysql;
 mod position;
 pub mod postgresql;
 pub mod redis;
+mod user_data;
 
 pub use position::{Lag, Position, TransactionSet};
 
@@ -282,6 +283,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Everything on the server that keeps replication from being set up; all at once.
     fn preflight(facts: &Self::SourceFacts, wanted: &WantedSource) -> Vec<Finding>;
 
+    /// What keeps `target`, another server of this engine, from serving a copy of `source`'s data and following it: its version, and settings that a replica
+    /// may not have lower or otherwise; all at once.
+    fn preflight_target(source: &Self::SourceFacts, target: &Self::SourceFacts) -> Vec<Finding>;
+
     /// Arguments that the source's server needs for as long as it has replicas, and restarts for; empty where it needs none.
     fn source_arguments(identity: &Identity) -> Vec<String>;
 
@@ -349,6 +354,13 @@ pub trait Session: Sized + Send {
     /// # Errors
     /// Whatever the server answers.
     fn measure(&mut self) -> impl Future<Output = Result<u64, SessionError>> + Send;
+
+    /// What of the user's the server holds, in words with numbers, largest first, at most 5 and then how many more; empty where it holds what its image made
+    /// and no more. Changes nothing. The user of this session, and an empty database, may be the image's, and are not told.
+    ///
+    /// # Errors
+    /// Whatever the server answers; that this user may not look is one, since what is not seen may be there.
+    fn user_data(&mut self) -> impl Future<Output = Result<Vec<String>, SessionError>> + Send;
 
     /// Reads what planning needs of a replica. Changes nothing.
     ///

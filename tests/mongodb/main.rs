@@ -13,5 +13,6 @@ mod findings;
 mod server;
 mod set;
 mod undo;
+mod user_data;
 mod whole;
 mod writer;

@@ -7,6 +7,7 @@
 mod common;
 mod source;
 mod standby;
+mod target;
 
 use std::fs;
 use std::io::Write;
@@ -130,8 +131,13 @@ impl Server {
 
     /// Executes SQL through the server's socket, past everything that is tested.
     fn sql(&self, sql: &str) -> String {
+        self.sql_in("postgres", sql)
+    }
+
+    /// The same in another database.
+    fn sql_in(&self, database: &str, sql: &str) -> String {
         let mut psql = command(bin("psql"));
-        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-p", &self.port.to_string(), "-h"]);
+        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-p", &self.port.to_string(), "-h"]);
         psql.arg(self.root.path()).args(["-c", sql]);
         String::from_utf8(succeed(psql).stdout).unwrap().trim().to_owned()
     }

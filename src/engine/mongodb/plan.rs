@@ -186,6 +186,15 @@ impl Engine for MongoDb {
         found
     }
 
+    fn preflight_target(_source: &SourceFacts, _target: &SourceFacts) -> Vec<Finding> {
+        // The definition refuses it at admission, too.
+        vec![Finding::new(
+            "TargetNotSupported",
+            "a MongoDB cannot be made a copy of another application's: the members of a replica set copy their data by themselves",
+            "use replicas in place of target",
+        )]
+    }
+
     fn preflight_shape(shape: &Shape) -> Vec<Finding> {
         command::preflight(shape)
     }
@@ -369,6 +378,12 @@ mod tests {
         assert_eq!(reasons(|facts| facts.left = Some("rs0".into())), ["SourceIsReplica"]);
         assert_eq!(reasons(|facts| facts.storage_engine = "inMemory".into()), ["NoPersistence"]);
         assert_eq!(reasons(|facts| facts.forbidden = vec!["replSetConfigure".into()]), ["NotPermitted"]);
+    }
+
+    #[test]
+    fn no_server_is_a_target() {
+        let found = MongoDb::preflight_target(&alone(), &alone());
+        assert_eq!(found.iter().map(|finding| finding.reason).collect::<Vec<_>>(), ["TargetNotSupported"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod password;
 mod plan;
 mod preflight;
 mod session;
+mod target;
 
 pub use facts::{Persisted, SourceFacts};
 pub use plan::{MySql, Step};

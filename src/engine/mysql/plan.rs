@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::facts::SourceFacts;
 use super::session::MySqlSession;
-use super::{gtid, preflight};
+use super::{gtid, preflight, target};
 use crate::api::Change;
 use crate::engine::{Engine, Finding, Identity, Position, SourceSummary, TransactionSet, WantedSource};
 use crate::resources::Shape;
@@ -133,6 +133,10 @@ impl Engine for MySql {
 
     fn preflight(facts: &SourceFacts, _wanted: &WantedSource) -> Vec<Finding> {
         preflight::server(facts)
+    }
+
+    fn preflight_target(source: &SourceFacts, target: &SourceFacts) -> Vec<Finding> {
+        target::preflight(source, target)
     }
 
     fn preflight_shape(shape: &Shape) -> Vec<Finding> {

@@ -26,20 +26,28 @@ const PRIVILEGES: [(&str, bool, Option<&str>); 12] = [
 /// What mysqldump needs besides: it leaves out triggers that it may not see, without a word.
 const DUMP: [(&str, bool, Option<&str>); 3] = [("SHOW VIEW", false, None), ("TRIGGER", false, None), ("EVENT", false, None)];
 
+/// What it takes to see everything that users made: whatever the user has no privilege on is left out of the `information_schema` without a word.
+const LOOK: [(&str, bool, Option<&str>); 3] = [("SELECT", false, None), ("EVENT", false, None), ("PROCESS", false, None)];
+
 fn lacking(facts: &SourceFacts) -> Vec<&'static str> {
-    missing(facts, &PRIVILEGES)
+    missing(&facts.privileges, &PRIVILEGES)
 }
 
 /// The privileges that this user lacks for mysqldump.
 #[must_use]
 pub fn lacking_for_dump(facts: &SourceFacts) -> Vec<&'static str> {
-    missing(facts, &DUMP)
+    missing(&facts.privileges, &DUMP)
 }
 
-fn missing(facts: &SourceFacts, needed: &[(&'static str, bool, Option<&str>)]) -> Vec<&'static str> {
-    let has = |name: &str, grant: bool| {
-        facts.privileges.iter().any(|held| if grant { held.strip_suffix(" *") == Some(name) } else { held.trim_end_matches(" *") == name })
-    };
+/// What of these privileges lacks for seeing everything that users made.
+#[must_use]
+pub fn lacking_to_look(privileges: &[String]) -> Vec<&'static str> {
+    missing(privileges, &LOOK)
+}
+
+fn missing(privileges: &[String], needed: &[(&'static str, bool, Option<&str>)]) -> Vec<&'static str> {
+    let has =
+        |name: &str, grant: bool| privileges.iter().any(|held| if grant { held.strip_suffix(" *") == Some(name) } else { held.trim_end_matches(" *") == name });
     let everything = has("ALL PRIVILEGES", true);
     let missing = |(name, grant, other): &&(&'static str, bool, Option<&str>)| !has(name, *grant) && !other.is_some_and(|other| has(other, false));
     needed.iter().filter(|_| !everything).filter(missing).map(|(name, _, _)| *name).collect()
@@ -282,7 +290,8 @@ pub mod tests {
         assert_eq!(lacking(&facts), ["REPLICATION SLAVE", "BACKUP_ADMIN"]);
         assert_eq!(lacking_for_dump(&facts), ["SHOW VIEW", "TRIGGER", "EVENT"]);
         facts.privileges = vec!["ALL PRIVILEGES *".into()];
-        assert!(lacking(&facts).is_empty() && lacking_for_dump(&facts).is_empty());
+        assert!(lacking(&facts).is_empty() && lacking_for_dump(&facts).is_empty() && lacking_to_look(&facts.privileges).is_empty());
+        assert_eq!(lacking_to_look(&["SELECT".into(), "EVENT *".into()]), ["PROCESS"]);
         facts.privileges = sound().privileges.into_iter().filter(|held| !held.starts_with("SYSTEM")).chain(["SUPER".into()]).collect();
         assert!(lacking(&facts).is_empty());
     }

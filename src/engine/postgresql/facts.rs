@@ -32,8 +32,14 @@ pub struct SourceFacts {
     pub slot_wal_keep_auto_conf: Option<String>,
     /// The value in force was read from `postgresql.auto.conf` (`pg_settings.sourcefile`); the file may have changed since.
     pub slot_wal_keep_from_auto_conf: bool,
+    /// What a standby may not have lower, or otherwise, than its primary (manual, "Hot Standby").
+    pub standby_settings: Vec<SettingFacts>,
     /// `data_directory`.
     pub data_directory: String,
+    /// `config_file`; empty without the privilege to read it.
+    pub config_file: String,
+    /// Which of `postgresql.conf` and `pg_hba.conf` lie in the data directory, whether or not the server reads them there.
+    pub own_files: Vec<String>,
     /// `hba_file`.
     pub hba_file: String,
     /// The server process can write `hba_file`.
@@ -60,6 +66,21 @@ pub struct SourceFacts {
     pub slots: Vec<SlotFacts>,
     /// Connections of our role that stream or copy (`pg_stat_activity` by user name).
     pub connections: u32,
+}
+
+/// A setting, and where it comes from (`pg_settings`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettingFacts {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Its value where nobody sets it (`boot_val`).
+    pub default: String,
+    /// `source`: `default`, `configuration file`, `command line`, `environment variable`.
+    pub source: String,
+    /// `sourcefile`; empty where it comes from no file, and without the privilege to read it.
+    pub file: String,
 }
 
 /// One rule of pg_hba.conf (`pg_hba_file_rules`).

@@ -8,7 +8,8 @@ mod hba;
 mod login;
 mod plan;
 mod session;
+mod target;
 
-pub use facts::{HbaRule, SlotFacts, SourceFacts};
+pub use facts::{HbaRule, SettingFacts, SlotFacts, SourceFacts};
 pub use plan::{PostgreSql, Step, hba_line};
 pub use session::PostgreSqlSession;

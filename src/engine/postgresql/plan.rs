@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Container;
 use std::fmt;
 
-use super::{PostgreSqlSession, SourceFacts};
+use super::{PostgreSqlSession, SourceFacts, target};
 use crate::api::Change;
 use crate::engine::{Engine, Finding, Held, Identity, Position, SourceSummary, WantedSource};
 use crate::resources::Shape;
@@ -216,6 +216,10 @@ impl Engine for PostgreSql {
             ));
         }
         found
+    }
+
+    fn preflight_target(source: &SourceFacts, target: &SourceFacts) -> Vec<Finding> {
+        target::preflight(source, target)
     }
 
     fn preflight_shape(_shape: &Shape) -> Vec<Finding> {

@@ -88,7 +88,7 @@ fn private(path: &Path) -> Result<(), AgentError> {
 }
 
 /// The path of the ACL file below the data directory; none where it lies elsewhere, or there is none. A path that is not absolute begins there.
-fn inside(file: &str, directory: &str) -> Option<PathBuf> {
+pub(super) fn inside(file: &str, directory: &str) -> Option<PathBuf> {
     let path = Path::new(file);
     let below = if path.is_absolute() { path.strip_prefix(directory).ok()? } else { path };
     let plain = below.components().all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));

@@ -2,6 +2,7 @@
 
 /// Everything that planning needs of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct SourceFacts {
     /// `redis_version`, for example `7.0.15`.
     pub version: String,
@@ -13,6 +14,12 @@ pub struct SourceFacts {
     pub replica: bool,
     /// `cluster_enabled`.
     pub cluster: bool,
+    /// The server is a sentinel, and holds no data (`redis_mode`).
+    pub sentinel: bool,
+    /// Names of the modules that are loaded.
+    pub modules: Vec<String>,
+    /// `databases`: how many there are, whether anything is in them or not.
+    pub databases: Option<u64>,
     /// How the data outlives a restart; none where the settings can't be read.
     pub persistence: Option<Persistence>,
     /// `dir`: where the server keeps its files.

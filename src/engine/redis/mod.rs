@@ -8,6 +8,7 @@ mod facts;
 mod plan;
 mod rdb;
 mod session;
+mod target;
 
 pub use facts::{Persistence, SourceFacts, UserFacts};
 pub use plan::{Redis, Step};

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Container;
 use std::fmt;
 
-use super::{RedisSession, SourceFacts, command};
+use super::{RedisSession, SourceFacts, command, target};
 use crate::api::Change;
 use crate::engine::{Engine, Finding, Identity, Position, SourceSummary, WantedSource};
 use crate::resources::{Shape, format_bytes};
@@ -152,6 +152,10 @@ impl Engine for Redis {
             ));
         }
         found
+    }
+
+    fn preflight_target(source: &SourceFacts, target: &SourceFacts) -> Vec<Finding> {
+        target::preflight(source, target)
     }
 
     fn preflight_shape(shape: &Shape) -> Vec<Finding> {

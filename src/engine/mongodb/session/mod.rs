@@ -2,6 +2,7 @@
 
 mod execute;
 mod observe;
+mod user_data;
 
 use std::time::Duration;
 
@@ -130,6 +131,10 @@ impl Session for MongoSession {
 
     async fn measure(&mut self) -> Result<u64, SessionError> {
         observe::measure(self).await
+    }
+
+    async fn user_data(&mut self) -> Result<Vec<String>, SessionError> {
+        user_data::find(self).await
     }
 
     async fn observe_replica(&mut self) -> Result<ReplicaSummary, SessionError> {

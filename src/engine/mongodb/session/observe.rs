@@ -22,12 +22,12 @@ const REMOVED: i64 = 10;
 const ON_CLUSTER: [&str; 4] = ["replSetConfigure", "replSetGetStatus", "replSetGetConfig", "appendOplogNote"];
 const ON_USERS: [&str; 3] = ["createRole", "grantRole", "dropRole"];
 
-fn text(document: &Document, key: &str) -> String {
+pub(super) fn text(document: &Document, key: &str) -> String {
     document.get_str(key).unwrap_or_default().to_owned()
 }
 
 /// A number, of whichever width.
-fn number(document: &Document, key: &str) -> i64 {
+pub(super) fn number(document: &Document, key: &str) -> i64 {
     match document.get(key) {
         Some(Bson::Int32(number)) => i64::from(*number),
         Some(Bson::Int64(number)) => *number,
@@ -61,7 +61,7 @@ fn configured(session: &MongoSession, doing: &str, answered: Result<Document, Er
     }
 }
 
-fn documents<'a>(document: &'a Document, key: &str) -> impl Iterator<Item = &'a Document> {
+pub(super) fn documents<'a>(document: &'a Document, key: &str) -> impl Iterator<Item = &'a Document> {
     document.get_array(key).into_iter().flatten().filter_map(Bson::as_document)
 }
 

@@ -7,7 +7,7 @@ use super::{MySqlSession, Row, literal};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError, TransactionSet};
 
 /// How long the tablespaces may be measured: every file is looked at.
-const MEASURE: Duration = Duration::from_mins(1);
+pub(super) const MEASURE: Duration = Duration::from_mins(1);
 /// How many tables a finding names.
 const NAMED: usize = 10;
 
@@ -25,7 +25,7 @@ pub(super) fn position(doing: &str, text: &str) -> Result<Position, SessionError
 }
 
 /// The numbers of a version; of another make of server none.
-fn numbers(version: &str) -> (u32, u32, u32) {
+pub(super) fn numbers(version: &str) -> (u32, u32, u32) {
     let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     let numbers = (next(), next(), next());
@@ -33,7 +33,7 @@ fn numbers(version: &str) -> (u32, u32, u32) {
 }
 
 /// The privileges on everything that a line of `SHOW GRANTS` gives, with ` *` where they may be granted on.
-fn privileges(line: &str) -> Vec<String> {
+pub(super) fn privileges(line: &str) -> Vec<String> {
     let Some((names, rest)) = line.strip_prefix("GRANT ").and_then(|line| line.split_once(" ON *.* TO ")) else { return Vec::new() };
     let mark = if rest.ends_with("WITH GRANT OPTION") { " *" } else { "" };
     names.split(',').map(|name| format!("{}{mark}", name.trim().to_uppercase())).collect()

@@ -3,9 +3,11 @@
 mod execute;
 mod observe;
 mod tls;
+mod user_data;
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
@@ -27,6 +29,7 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c synchronous_commit=local -c 
 /// A connection as the administrator. It ends with this value.
 pub struct PostgreSqlSession {
     client: Client,
+    connection: JoinHandle<()>,
     endpoint: Endpoint,
 }
 
@@ -78,6 +81,13 @@ impl PostgreSqlSession {
         Ok(rows.first().and_then(|row| row.try_get(0).ok().flatten()).map(str::to_owned))
     }
 
+    /// Ends the session now, and not when its task happens to run: as long as there is one with a database, no other can be made from it.
+    async fn leave(self) {
+        drop(self.client);
+        // The server is told, or the connection is gone.
+        let _ = tokio::time::timeout(CONNECT, self.connection).await;
+    }
+
     /// The directory of the server's programs; none where it can't be read. In the server's own image its tools are there.
     pub(super) async fn program_directory(&mut self) -> Option<String> {
         self.value("reading pg_config", "SELECT setting FROM pg_config WHERE name = 'BINDIR'").await.ok().flatten()
@@ -126,12 +136,12 @@ impl Session for PostgreSqlSession {
             .map_err(|_| SessionError::Unreachable(format!("{}:{}: no answer", endpoint.host, endpoint.port)))?
             .map_err(|error| sorted(endpoint, "connecting", &error))?;
         // It ends when the client is dropped.
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
         });
-        Ok(Self { client, endpoint: endpoint.clone() })
+        Ok(Self { client, connection, endpoint: endpoint.clone() })
     }
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
@@ -140,6 +150,10 @@ impl Session for PostgreSqlSession {
 
     async fn measure(&mut self) -> Result<u64, SessionError> {
         observe::measure(self).await
+    }
+
+    async fn user_data(&mut self) -> Result<Vec<String>, SessionError> {
+        user_data::find(self).await
     }
 
     async fn observe_replica(&mut self) -> Result<ReplicaSummary, SessionError> {

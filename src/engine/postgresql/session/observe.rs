@@ -2,35 +2,35 @@
 
 use std::time::Duration;
 
-use super::super::facts::{HbaRule, SlotFacts, SourceFacts};
+use super::super::facts::{HbaRule, SettingFacts, SlotFacts, SourceFacts};
 use super::super::hba;
 use super::super::hba::shell_word;
 use super::{PostgreSqlSession, literal};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
 
 /// A row of text values by name.
-struct Row(tokio_postgres::SimpleQueryRow);
+pub(super) struct Row(pub tokio_postgres::SimpleQueryRow);
 
 impl Row {
-    fn text(&self, name: &str) -> Option<String> {
+    pub fn text(&self, name: &str) -> Option<String> {
         self.0.try_get(name).ok().flatten().map(str::to_owned)
     }
 
-    fn word(&self, name: &str) -> String {
+    pub fn word(&self, name: &str) -> String {
         self.text(name).unwrap_or_default()
     }
 
-    fn number<N: std::str::FromStr + Default>(&self, name: &str) -> N {
+    pub fn number<N: std::str::FromStr + Default>(&self, name: &str) -> N {
         self.text(name).and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
-    fn yes(&self, name: &str) -> bool {
+    pub fn yes(&self, name: &str) -> bool {
         self.text(name).as_deref() == Some("t")
     }
 }
 
 /// How long the databases may be measured: every file of theirs is looked at.
-const MEASURE: Duration = Duration::from_mins(1);
+pub(super) const MEASURE: Duration = Duration::from_mins(1);
 
 /// What every user may read.
 const COMMON: &str = "SELECT current_setting('server_version_num') AS version_num, current_setting('server_version') AS version, \
@@ -40,6 +40,8 @@ const COMMON: &str = "SELECT current_setting('server_version_num') AS version_nu
     (SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep, \
     (SELECT source FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_source, \
     (SELECT sourcefile LIKE '%postgresql.auto.conf' FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_from_auto, \
+    (SELECT string_agg(concat_ws(chr(9), name, setting, boot_val, source, sourcefile), chr(10)) FROM pg_settings WHERE name IN ('max_connections', \
+        'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction', 'hot_standby')) AS standby, \
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END - '0/0' AS position, \
     (SELECT string_agg(pg_tablespace_location(oid), ', ') FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '') AS outside";
 
@@ -48,6 +50,8 @@ const BYTES: &str = "SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT')
 
 /// What a superuser may read besides. Files as bytes: a comment in another encoding is no error. `pg_read_file` reads `/proc` too: the backend's own user is that of the server.
 const SUPERUSER: &str = "SELECT (SELECT system_identifier FROM pg_control_system()) AS system, current_setting('data_directory') AS data_directory, current_setting('hba_file') AS hba_file, \
+    current_setting('config_file') AS config_file, \
+    (SELECT string_agg(name, ',') FROM unnest(ARRAY['postgresql.conf', 'pg_hba.conf']) AS name WHERE (pg_stat_file(name, true)).size IS NOT NULL) AS own_files, \
     encode(pg_read_binary_file(current_setting('hba_file'), 0, 16777216, true), 'hex') AS hba, pg_read_file('/proc/self/status', 0, 4096) AS process, \
     (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 1, 8) = \
         (SELECT substr(max(name), 1, 8) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')) AS oldest, \
@@ -72,6 +76,13 @@ pub(super) fn from_hex(digits: &str) -> String {
     String::from_utf8_lossy(&hex::decode(digits).unwrap_or_default()).into_owned()
 }
 
+/// A setting from its columns; the last one is missing where no file has it.
+fn setting(columns: &str) -> SettingFacts {
+    let mut columns = columns.splitn(5, '\t').map(str::to_owned);
+    let mut next = || columns.next().unwrap_or_default();
+    SettingFacts { name: next(), value: next(), default: next(), source: next(), file: next() }
+}
+
 /// See [`crate::engine::Session::observe_source`].
 pub async fn source(session: &mut PostgreSqlSession, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
     let rows = session.rows("reading the server's settings", COMMON).await?;
@@ -90,6 +101,7 @@ pub async fn source(session: &mut PostgreSqlSession, identity: Option<&Identity>
         slot_wal_keep_mb: row.number("keep"),
         slot_wal_keep_source: row.word("keep_source"),
         slot_wal_keep_from_auto_conf: row.yes("keep_from_auto"),
+        standby_settings: row.word("standby").lines().map(setting).collect(),
         outside: row.text("outside").into_iter().collect(),
         position: Position::Bytes(row.number("position")),
         ..SourceFacts::default()
@@ -146,6 +158,8 @@ async fn privileged(session: &mut PostgreSqlSession, identity: Option<&Identity>
     let Some(row) = rows.into_iter().next().map(Row) else { return Ok(()) };
     facts.system = row.word("system");
     facts.data_directory = row.word("data_directory");
+    facts.config_file = row.word("config_file");
+    facts.own_files = row.word("own_files").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     facts.hba_file = row.word("hba_file");
     facts.role_has_password = row.yes("password");
     facts.owner = owner(&row.word("process")).unwrap_or_default();
@@ -224,6 +238,19 @@ mod tests {
         assert_eq!(segment_start("000000010000000000000001", size), Some(Position::Bytes(size)));
         assert_eq!(segment_start("0000000200000016000000B3", size), Some(Position::Bytes((0x16 << 32) + 0xB3 * size)));
         assert_eq!(segment_start("short", size), None);
+    }
+
+    #[test]
+    fn a_setting_is_read_with_or_without_its_file() {
+        let of = |file: &str| SettingFacts {
+            name: "max_connections".into(),
+            value: "50".into(),
+            default: "100".into(),
+            source: "configuration file".into(),
+            file: file.into(),
+        };
+        assert_eq!(setting("max_connections\t50\t100\tconfiguration file\t/it's\there"), of("/it's\there"));
+        assert_eq!(setting("max_connections\t50\t100\tconfiguration file"), of(""));
     }
 
     #[test]

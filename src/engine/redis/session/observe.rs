@@ -60,7 +60,7 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
     let doing = "reading the server's state";
     let user = session.endpoint.username.clone();
     let role = identity.map(Identity::role).unwrap_or_default();
-    let settings = vec!["CONFIG", "GET", "dir", "save", "appendonly", "aclfile", BACKLOG];
+    let settings = vec!["CONFIG", "GET", "dir", "save", "appendonly", "aclfile", "databases", BACKLOG];
     let mut commands = vec![vec!["INFO"], settings, vec!["ACL", "GETUSER", &role], vec!["ACL", "GETUSER", super::DEFAULT_USER]];
     commands.extend(NEEDED.map(|words| [&["ACL", "DRYRUN", &user], words].concat()));
     let mut answers = session.ask_all(doing, &commands).await?.into_iter();
@@ -92,6 +92,9 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
         forbidden,
         replica: info.word("role") == "slave",
         cluster: info.yes("cluster_enabled"),
+        sentinel: info.word("redis_mode") == "sentinel",
+        modules: info.modules(),
+        databases: setting("databases").and_then(|number| number.parse().ok()),
         persistence: setting("save").map(|save| Persistence { snapshots: !save.is_empty(), append_only: setting("appendonly").as_deref() == Some("yes") }),
         data_directory: setting("dir").unwrap_or_default(),
         acl_file,
