@@ -43,8 +43,12 @@ use super::DatabaseReplicationStatus;
         .message("MongoDB cannot be replicated between two applications: its members elect the one that takes the writes, and clients have to know all of them; use `replicas`"),
     validation = Rule::new("self.engine != 'MongoDB' || !has(self.replicas) || self.replicas % 2 == 0")
         .message("a MongoDB replica set has an odd number of members, so that a majority stays when one fails: set `replicas` to 2, 4, 6 or 8"),
-    validation = Rule::new("!has(self.target)")
-        .message("`target` is not supported by this version of Understudy: use `replicas`, which makes the copies in this namespace")
+    validation = Rule::new("!has(self.target) || self.dryRun")
+        .message("this version of Understudy only rehearses replication into an existing StatefulSet: set `dryRun: true`, or use `replicas`, which makes the copies in this namespace"),
+    validation = Rule::new("has(self.target) || !has(self.source.statefulSetRef.namespace)")
+        .message("`source.statefulSetRef.namespace` is only for `target`: copies that `replicas` makes are in the namespace of the source, and so is this resource"),
+    validation = Rule::new("!has(self.target) || self.target.statefulSetRef.name != self.source.statefulSetRef.name || has(self.source.statefulSetRef.namespace)")
+        .message("source and target are the same StatefulSet")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseReplicationSpec {
@@ -60,7 +64,7 @@ pub struct DatabaseReplicationSpec {
     #[schemars(range(min = 1, max = 9))]
     pub replicas: Option<u32>,
 
-    /// An existing StatefulSet that becomes the replica. Not supported by this version.
+    /// An existing StatefulSet in this namespace that becomes the replica, with a copy of the source's data in place of its own. This version only rehearses it (`dryRun`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
 
@@ -109,13 +113,13 @@ pub enum EngineKind {
     MongoDB,
 }
 
-/// The source: a StatefulSet of one pod in the namespace of the resource.
+/// The source: a StatefulSet of one pod, in the namespace of the resource, or with `target` in another one whose owner agrees.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     /// The StatefulSet that runs the database. Cannot be changed.
     #[x_kube(validation = Rule::new("self == oldSelf").message("source.statefulSetRef cannot be changed: delete this resource and create another"))]
-    pub stateful_set_ref: ObjectName,
+    pub stateful_set_ref: SourceRef,
 
     /// The administrator of the database: for PostgreSQL a superuser, for MySQL root or a user with the same privileges, for Redis a user that may run every command, for MongoDB a user with the role root.
     pub credentials: Credentials,
@@ -148,11 +152,29 @@ pub enum Restart {
     Never,
 }
 
-/// The name of an object in the namespace of the resource.
+/// The StatefulSet that runs the source.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct SourceRef {
+    /// Name of the StatefulSet.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN))]
+    pub name: String,
+
+    /// Its namespace, and that of the Secret in `credentials`, which has to allow this one: annotation `understudy.dev/allowed-namespaces`. Only with `target`. Default: the namespace of the resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
+    pub namespace: Option<String>,
+}
+
+/// What names of objects look like ("Object Names and IDs", DNS subdomain names). Anything else could lead a request elsewhere than to the object.
+const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// What names of namespaces look like (RFC 1123 label names).
+const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
+/// The name of an object in the namespace of the resource, or of the source where that is another one.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct ObjectName {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN))]
     pub name: String,
 }
 
@@ -164,7 +186,7 @@ pub struct ObjectName {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
-    /// The Secret that holds the password, in the namespace of the resource.
+    /// The Secret that holds the password, in the namespace of the database.
     pub secret_ref: ObjectName,
 
     /// The Secret's key that holds the user name. Default: `username`, or the engine's usual administrator (PostgreSQL: postgres, MySQL: root, Redis: default) if the Secret has no such key.
@@ -188,8 +210,39 @@ fn password_key() -> String {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
-    /// The StatefulSet that runs the target's database.
+    /// The StatefulSet that runs the target's database, in the namespace of the resource. Cannot be changed.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("target.statefulSetRef cannot be changed: delete this resource and create another"))]
     pub stateful_set_ref: ObjectName,
+
+    /// The administrator of the database that the target is now; once it is a replica, it has the source's.
+    pub credentials: Credentials,
+
+    /// The container that runs the database. Default: as for the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+
+    /// The port that the database listens on. Default: as for the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+
+    /// The database that the operator connects to. Default: as for the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+
+    /// What becomes of data that the target holds. `Refuse`: with data of its own nothing is touched. `BackUpAndReplace`: it is backed up, and then replaced. Default: Refuse.
+    #[serde(default)]
+    pub existing_data: ExistingData,
+}
+
+/// What becomes of data that the target holds.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ExistingData {
+    /// Where there is any, nothing is touched.
+    #[default]
+    Refuse,
+    /// It is backed up, verified and kept, and then replaced.
+    BackUpAndReplace,
 }
 
 /// The full backup.
@@ -225,7 +278,7 @@ pub struct Environment {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct EnvironmentObject {
     /// Name of the object, in the namespace of the resource.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN))]
     pub name: String,
 
     /// What the variables begin with. Default: the engine's name in capitals (`POSTGRESQL`, `MYSQL`).

@@ -89,6 +89,8 @@ pub struct Memory {
     pub read: Option<(Instant, super::observe::Read)>,
     /// Bytes of the source's data, and when they were measured.
     pub measured: Option<(Instant, u64)>,
+    /// Bytes of the target's data, what of it is the user's, and when that was asked.
+    pub target_data: Option<(Instant, (u64, Vec<String>))>,
     /// Claims, with the size in bytes, that the cluster would not make larger.
     pub not_grown: BTreeMap<String, u64>,
     /// The steps that were executed last, in words, and how many times in a row they were the same.
@@ -175,11 +177,24 @@ impl Context {
         others
     }
 
-    /// The resource that came first for the same source, if that is another one.
+    /// The resource that came first and makes copies of the same source, if that is another one. Targets may share a source.
     #[must_use]
     pub fn rival(&self, resource: &DatabaseReplication) -> Option<String> {
-        let same = |other: &&Arc<DatabaseReplication>| other.spec.source.stateful_set_ref == resource.spec.source.stateful_set_ref;
+        let copies = |resource: &DatabaseReplication| resource.spec.target.is_none().then(|| resource.spec.source.stateful_set_ref.clone());
+        let same = |other: &&Arc<DatabaseReplication>| copies(other).is_some() && copies(other) == copies(resource);
         self.predecessors(resource).iter().find(same).map(|other| other.name_any())
+    }
+
+    /// The resource that came first and has this one's target as its own target, or as its source.
+    #[must_use]
+    pub fn target_rival(&self, resource: &DatabaseReplication) -> Option<String> {
+        let target = &resource.spec.target.as_ref()?.stateful_set_ref.name;
+        let has = |other: &&Arc<DatabaseReplication>| {
+            let (source, theirs) = (&other.spec.source.stateful_set_ref, other.spec.target.as_ref());
+            let here = source.namespace.is_none() || source.namespace == resource.namespace();
+            here && source.name == *target || theirs.is_some_and(|theirs| theirs.stateful_set_ref.name == *target)
+        };
+        self.predecessors(resource).iter().find(has).map(|other| other.name_any())
     }
 
     /// Variables of this resource that one which came first writes: ConfigMap, prefix, name of that resource.

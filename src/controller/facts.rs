@@ -3,120 +3,20 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Resource, ResourceExt};
-use sha2::{Digest, Sha256};
+use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{DatabaseReplication, EnvironmentObject, Phase};
-use crate::engine::{Engine, Finding, Identity, Lag, Position, ReplicaSummary, with_engine};
-use crate::resources::{Names, Shape, bytes_of, labels};
+pub use super::subject::{Database, Subject, environment_of};
+use crate::engine::{Engine, Finding, Lag, Position, ReplicaSummary};
+use crate::resources::{Shape, bytes_of, labels};
 
 /// A pod whose node is dead stays in the API for ever: so long after it should have ended it counts as gone, so that teardown does not wait for it.
 pub const OVERDUE: Duration = Duration::from_mins(1);
 /// Annotation that holds a digest of what was last applied: nothing is written while it is the same.
 pub const APPLIED: &str = "understudy.dev/applied";
-
-/// The resource that is reconciled, with its defaults filled in.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// As read from the API server.
-    pub resource: Arc<DatabaseReplication>,
-    /// Names of this enabling, or of the one that would begin now.
-    pub names: Names,
-    /// Reference for objects of ours.
-    pub owner: OwnerReference,
-    /// The source's port.
-    pub port: u16,
-    /// The database to connect to.
-    pub database: String,
-    /// ConfigMaps and the prefix in each.
-    pub environment: Vec<(EnvironmentObject, String)>,
-}
-
-impl Subject {
-    /// Fills in defaults. None where the object lacks what the API server gives to every object.
-    #[must_use]
-    pub fn new<E: Engine>(resource: Arc<DatabaseReplication>) -> Option<Self> {
-        let owner = OwnerReference { block_owner_deletion: Some(true), ..resource.controller_owner_ref(&())? };
-        let status = resource.status.clone().unwrap_or_default();
-        let identity = match status.enablement.as_deref().and_then(Identity::parse) {
-            Some(identity) => identity,
-            None => new_identity(&owner.uid, status.enablements)?,
-        };
-        let names = Names { namespace: resource.namespace()?, name: resource.name_any(), identity };
-        let environment = environment_of(&resource);
-        Some(Self {
-            port: resource.spec.source.port.unwrap_or(E::PORT),
-            database: resource.spec.source.database.clone().unwrap_or_else(|| E::DATABASE.to_owned()),
-            resource,
-            names,
-            owner,
-            environment,
-        })
-    }
-
-    /// Name of the source's StatefulSet.
-    #[must_use]
-    pub fn source(&self) -> &str {
-        &self.resource.spec.source.stateful_set_ref.name
-    }
-
-    /// Something of this resource may be left on the source or in the namespace.
-    #[must_use]
-    pub fn recorded(&self) -> bool {
-        self.resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
-    }
-
-    /// The user deletes the resource.
-    #[must_use]
-    pub fn deleting(&self) -> bool {
-        self.resource.metadata.deletion_timestamp.is_some()
-    }
-
-    /// An enabling has begun to be undone: that is brought to its end before another one begins.
-    #[must_use]
-    pub fn undoing(&self) -> bool {
-        self.recorded() && self.resource.status.as_ref().and_then(|status| status.phase) == Some(Phase::Disabling)
-    }
-
-    /// The user wants a stand-alone database again.
-    #[must_use]
-    pub fn disabling(&self) -> bool {
-        self.deleting() || !self.resource.spec.enabled || self.undoing()
-    }
-
-    /// It was said to be Ready.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        self.resource.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    }
-
-    /// The user has changed `spec` since it was last looked at: what failed before may succeed now.
-    #[must_use]
-    pub fn edited(&self) -> bool {
-        self.resource.status.as_ref().is_some_and(|status| status.observed_generation != self.resource.metadata.generation)
-    }
-}
-
-/// ConfigMaps that a resource names, and the prefix of the variables in each.
-#[must_use]
-pub fn environment_of(resource: &DatabaseReplication) -> Vec<(EnvironmentObject, String)> {
-    let usual = with_engine!(resource.spec.engine, E => E::PREFIX);
-    let configured = resource.spec.environment.clone().unwrap_or_default().config_maps;
-    configured.into_iter().map(|object| (object.clone(), object.prefix.unwrap_or_else(|| usual.to_owned()))).collect()
-}
-
-/// A word for a new enabling: the same when asked again, for a dry run for example, until the resource is enabled.
-fn new_identity(uid: &str, enablements: u32) -> Option<Identity> {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let digest = Sha256::digest(format!("{uid}/{enablements}"));
-    let word: String = digest.iter().take(8).filter_map(|byte| ALPHABET.get(usize::from(byte % 32))).map(|b| char::from(*b)).collect();
-    Identity::parse(&word)
-}
 
 /// The source's StatefulSet and its pod.
 #[derive(Debug, Clone)]
@@ -344,6 +244,25 @@ impl Own {
     }
 }
 
+/// What was observed of the target.
+#[derive(Debug, Clone)]
+pub struct TargetFacts<E: Engine> {
+    /// Its StatefulSet and pod; none if there is no such StatefulSet.
+    pub workload: Option<SourceWorkload>,
+    /// Its administrator.
+    pub administrator: Result<Administrator, Finding>,
+    /// Its server.
+    pub server: Server<E::SourceFacts>,
+    /// Its shape, once the server has said where its data lies.
+    pub shape: Option<Result<Shape, Finding>>,
+    /// Size of its volume in bytes.
+    pub volume_bytes: Option<u64>,
+    /// Bytes of its data, and what of them is the user's, in words. An error says why it could not be told.
+    pub data: Result<(u64, Vec<String>), String>,
+    /// Another resource that has this StatefulSet as its source or target and came first.
+    pub rival: Option<String>,
+}
+
 /// Everything that planning looks at.
 #[derive(Debug, Clone)]
 pub struct Facts<E: Engine> {
@@ -359,6 +278,8 @@ pub struct Facts<E: Engine> {
     pub shape: Option<Result<Shape, Finding>>,
     /// Size in bytes and class of the source's volume.
     pub claim: Option<(u64, Option<String>)>,
+    /// The target, where the resource names one.
+    pub target: Option<Box<TargetFacts<E>>>,
     /// Data of the ConfigMaps that the resource or its record names; none where one does not exist.
     pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
     /// Name of the user's own Service that reaches the source.

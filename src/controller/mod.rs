@@ -1,11 +1,13 @@
 //! The controller: observe, plan, apply, status; and what wires it to the API server.
 
 mod apply;
+mod consent;
 mod context;
 pub mod facts;
 mod observe;
 pub mod plan;
 mod run;
+mod subject;
 
 pub use context::{Context, Stores};
 pub use run::{RunError, run};

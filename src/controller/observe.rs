@@ -11,20 +11,32 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::consent::{allows, refusal};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
-use super::facts::{Administrator, Facts, Own, Server, SourceWorkload, Subject};
-use crate::engine::{Endpoint, Engine, Finding, Session, SessionError};
+use super::facts::{Administrator, Database, Facts, Own, Server, SourceWorkload, Subject, TargetFacts};
+use crate::engine::{Endpoint, Engine, Finding, Identity, Session, SessionError};
 use crate::resources::{Shape, bytes_of, inspect, labels};
 
 /// Objects of the user's, which are read and never watched.
 #[derive(Debug, Clone)]
 pub struct Read {
-    source: Option<SourceWorkload>,
-    administrator: Result<Administrator, Finding>,
+    source: ReadDatabase,
+    target: Option<ReadDatabase>,
     config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
     service: Option<String>,
-    claim: Option<(String, u64, Option<String>)>,
+    /// Volumes of claims that were found, by namespace and name.
+    claims: BTreeMap<(String, String), Volume>,
     key: bool,
+}
+
+/// Size in bytes and class of a volume.
+type Volume = (u64, Option<String>);
+
+/// What the API server knows of a database of the user's.
+#[derive(Debug, Clone)]
+struct ReadDatabase {
+    workload: Option<SourceWorkload>,
+    administrator: Result<Administrator, Finding>,
 }
 
 impl Read {
@@ -66,34 +78,29 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let own = if subject.disabling() { list_own(context, subject, now).await? } else { context.stores.own(&subject.names.namespace, &subject.names.name, now) };
     // Replicas first: what one of them has and the source lacks afterwards was written to the replica.
     let mut replicas = BTreeMap::new();
+    let source = subject.source_database();
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
-        if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.administrator) {
-            let replica = match E::Session::connect(&endpoint(subject, administrator, ip)).await {
+        if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.source.administrator) {
+            let replica = match E::Session::connect(&endpoint(source, administrator, ip)).await {
                 Ok(mut session) => session.observe_replica().await,
                 Err(error) => Err(error),
             };
             replicas.insert(number, replica.map_or_else(of_error, Server::Up));
         }
     }
-    let (server, mut session) = ask_source::<E>(subject, &read).await;
+    let target = observe_target::<E>(context, subject, &mut read).await?;
+    let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity)).await;
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
-    let mut shape = None;
-    // A server tells where its data lies to a superuser only: what it hides is no shape that can't be handled.
-    let summary = if let Server::Up(facts) = &server { Some(E::summary(facts)).filter(|summary| !summary.data_directory.is_empty()) } else { None };
-    if let (Some(summary), Some(source)) = (summary, &read.source) {
-        let found = inspect(&source.stateful_set, subject.resource.spec.source.container.as_deref(), subject.port, &summary.data_directory);
-        if let Ok(shape) = &found {
-            read_claim(context, subject, shape, &mut read).await?;
-        }
-        shape = Some(found);
-    }
+    let shape = shape_of::<E>(source, &read.source, &server);
+    let claim = claim_of(context, source, shape.as_ref(), &mut read.claims).await?;
     let facts = Facts {
         now,
-        source: read.source.clone(),
-        administrator: read.administrator.clone(),
+        source: read.source.workload.clone(),
+        administrator: read.source.administrator.clone(),
         server,
         shape,
-        claim: read.claim.clone().map(|(_, bytes, class)| (bytes, class)),
+        claim,
+        target,
         config_maps: read.config_maps.clone(),
         service: read.service.clone(),
         key: read.key,
@@ -159,29 +166,30 @@ fn of_error<F>(error: SessionError) -> Server<F> {
     }
 }
 
-fn endpoint(subject: &Subject, administrator: &Administrator, host: &str) -> Endpoint {
+fn endpoint(database: Database<'_>, administrator: &Administrator, host: &str) -> Endpoint {
     Endpoint {
         host: host.to_owned(),
-        port: subject.port,
-        database: subject.database.clone(),
+        port: database.port,
+        database: database.database.to_owned(),
         username: administrator.username.clone(),
         password: administrator.password.clone(),
     }
 }
 
-async fn ask_source<E: Engine>(subject: &Subject, read: &Read) -> (Server<E::SourceFacts>, Option<E::Session>) {
-    let (Some(source), Ok(administrator)) = (&read.source, &read.administrator) else { return (Server::NotAsked, None) };
+/// Asks a database's server for what planning needs of it.
+async fn ask<E: Engine>(database: Database<'_>, read: &ReadDatabase, identity: Option<&Identity>) -> (Server<E::SourceFacts>, Option<E::Session>) {
+    let (Some(workload), Ok(administrator)) = (&read.workload, &read.administrator) else { return (Server::NotAsked, None) };
     // More than one pod: which of them takes the writes cannot be told from a number.
-    if !source.has_one_pod() {
+    if !workload.has_one_pod() {
         return (Server::NotAsked, None);
     }
-    let Some(pod) = &source.pod else { return (Server::NotAsked, None) };
+    let Some(pod) = &workload.pod else { return (Server::NotAsked, None) };
     let Some(ip) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else {
         return (Server::Unreachable(format!("pod {} has no address yet", pod.name_any())), None);
     };
     let asked = async {
-        let mut session = E::Session::connect(&endpoint(subject, administrator, &ip)).await?;
-        let facts = session.observe_source(Some(&subject.names.identity)).await?;
+        let mut session = E::Session::connect(&endpoint(database, administrator, &ip)).await?;
+        let facts = session.observe_source(identity).await?;
         Ok((facts, session))
     };
     match asked.await {
@@ -190,15 +198,50 @@ async fn ask_source<E: Engine>(subject: &Subject, read: &Read) -> (Server<E::Sou
     }
 }
 
+/// The shape of a database's workload, once its server has said where its data lies. A server tells that to a superuser only: what it hides is no shape that
+/// can't be handled.
+fn shape_of<E: Engine>(database: Database<'_>, read: &ReadDatabase, server: &Server<E::SourceFacts>) -> Option<Result<Shape, Finding>> {
+    let (Server::Up(facts), Some(workload)) = (server, &read.workload) else { return None };
+    let directory = E::summary(facts).data_directory;
+    (!directory.is_empty()).then(|| inspect(&workload.stateful_set, database.container, database.port, &directory))
+}
+
+/// Reads the target, where there is one.
+async fn observe_target<E: Engine>(context: &Context, subject: &Subject, read: &mut Read) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
+    let (Some(database), Some(found)) = (subject.target_database(), read.target.clone()) else { return Ok(None) };
+    let (server, session) = ask::<E>(database, &found, None).await;
+    let shape = shape_of::<E>(database, &found, &server);
+    let claim = claim_of(context, database, shape.as_ref(), &mut read.claims).await?;
+    Ok(Some(Box::new(TargetFacts {
+        data: target_data::<E>(context, subject, session).await,
+        workload: found.workload,
+        administrator: found.administrator,
+        server,
+        shape,
+        volume_bytes: claim.map(|(bytes, _)| bytes),
+        rival: context.target_rival(&subject.resource),
+    })))
+}
+
+/// Size of the target's data, and what of it is the user's. Asked once in a while: the server may have to look into many databases.
+async fn target_data<E: Engine>(context: &Context, subject: &Subject, session: Option<E::Session>) -> Result<(u64, Vec<String>), String> {
+    let uid = &subject.owner.uid;
+    if let Some((_, data)) = context.memory(uid).target_data.filter(|(at, _)| at.elapsed() < MEASURED_FOR) {
+        return Ok(data);
+    }
+    let Some(mut session) = session else { return Err("the server does not answer".to_owned()) };
+    let bytes = session.measure().await.map_err(|error| error.to_string())?;
+    let data = (bytes, session.user_data().await.map_err(|error| error.to_string())?);
+    context.remember(uid, |memory| memory.target_data = Some((Instant::now(), data.clone())));
+    Ok(data)
+}
+
 async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result<Read, kube::Error> {
     let namespace = &subject.names.namespace;
-    let stateful_set: Option<StatefulSet> = get(context, namespace, subject.source()).await?;
-    let source = match stateful_set {
+    let source = read_database::<E>(context, subject, subject.source_database()).await?;
+    let target = match subject.target_database() {
+        Some(database) => Some(read_database::<E>(context, subject, database).await?),
         None => None,
-        Some(stateful_set) => {
-            let pod: Option<Pod> = get(context, namespace, &format!("{}-0", subject.source())).await?;
-            Some(SourceWorkload { stateful_set, pod })
-        }
     };
     let mut names: BTreeSet<String> = subject.environment.iter().map(|(object, _)| object.name.clone()).collect();
     names.extend(subject.resource.status.iter().flat_map(|status| &status.environment).map(|record| record.config_map.clone()));
@@ -208,87 +251,109 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
         config_maps.insert(name, config_map.map(|object| object.data.unwrap_or_default()));
     }
     Ok(Read {
-        service: match &source {
-            Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, subject, pod).await?,
+        service: match &source.workload {
+            Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, subject.source_database(), pod).await?,
             _ => None,
         },
         source,
-        administrator: administrator::<E>(context, subject).await?,
+        target,
         config_maps,
-        claim: None,
+        claims: BTreeMap::new(),
         // Other engines have none, and nobody is asked for it.
         key: !E::source_arguments(&subject.names.identity).is_empty() && get::<Secret>(context, namespace, &subject.names.key()).await?.is_some(),
     })
 }
 
+/// Reads the objects of one database: nothing of one in another namespace before its owner has agreed.
+async fn read_database<E: Engine>(context: &Context, subject: &Subject, database: Database<'_>) -> Result<ReadDatabase, kube::Error> {
+    let (own, secret_name) = (&subject.names.namespace, &database.credentials.secret_ref.name);
+    let secret: Option<Secret> = get(context, database.namespace, secret_name).await?;
+    if database.namespace != own && !secret.as_ref().is_some_and(|secret| allows(secret.annotations(), own)) {
+        return Ok(ReadDatabase { workload: None, administrator: Err(refusal(secret_name, database.namespace, own)) });
+    }
+    let workload = match get::<StatefulSet>(context, database.namespace, database.stateful_set).await? {
+        None => None,
+        Some(stateful_set) => Some(SourceWorkload { stateful_set, pod: get::<Pod>(context, database.namespace, &database.pod()).await? }),
+    };
+    Ok(ReadDatabase { workload, administrator: administrator::<E>(database, secret) })
+}
+
 /// The user's own Service that reaches the source's pod: the one named like the StatefulSet, or the first by name.
-async fn service_of(context: &Context, subject: &Subject, pod: &Pod) -> Result<Option<String>, kube::Error> {
-    let services = Api::<Service>::namespaced(context.client.clone(), &subject.names.namespace).list(&ListParams::default()).await?;
+async fn service_of(context: &Context, database: Database<'_>, pod: &Pod) -> Result<Option<String>, kube::Error> {
+    let services = Api::<Service>::namespaced(context.client.clone(), database.namespace).list(&ListParams::default()).await?;
     let reaches = |service: &Service| {
         let Some(spec) = &service.spec else { return false };
         let selector = spec.selector.clone().unwrap_or_default();
         !selector.is_empty()
             && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
-            && spec.ports.iter().flatten().any(|port| port.port == i32::from(subject.port))
+            && spec.ports.iter().flatten().any(|port| port.port == i32::from(database.port))
             && service.labels().get(labels::MANAGED_BY).is_none_or(|manager| manager != labels::MANAGER)
     };
     let mut names: Vec<String> = services.iter().filter(|service| reaches(service)).map(ResourceExt::name_any).collect();
-    names.sort_by_key(|name| (name != subject.source(), name.clone()));
+    names.sort_by_key(|name| (name != database.stateful_set, name.clone()));
     Ok(names.into_iter().next())
 }
 
-async fn administrator<E: Engine>(context: &Context, subject: &Subject) -> Result<Result<Administrator, Finding>, kube::Error> {
-    let credentials = &subject.resource.spec.source.credentials;
-    let (name, namespace) = (&credentials.secret_ref.name, &subject.names.namespace);
-    let Some(secret) = get::<Secret>(context, namespace, name).await? else {
-        return Ok(Err(Finding::new(
+/// The administrator of a database, from its Secret.
+fn administrator<E: Engine>(database: Database<'_>, secret: Option<Secret>) -> Result<Administrator, Finding> {
+    let Database { field, namespace, credentials, .. } = database;
+    let name = &credentials.secret_ref.name;
+    let Some(secret) = secret else {
+        return Err(Finding::new(
             "SecretNotFound",
             format!("there is no Secret {name} in namespace {namespace}"),
-            "create it with the administrator's password, or correct source.credentials.secretRef",
-        )));
+            format!("create it with the administrator's password, or correct {field}.credentials.secretRef"),
+        ));
     };
     let data = secret.data.unwrap_or_default();
     let value = |key: &str| data.get(key).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
-    let missing = |key: &str, field: &str| {
+    let missing = |key: &str, inner: &str| {
         let keys = data.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         Finding::new(
             "SecretKeyNotFound",
             format!("Secret {name} has no key {key}; it has: {keys}"),
-            format!("add the key, or name another one in source.credentials.{field}"),
+            format!("add the key, or name another one in {field}.credentials.{inner}"),
         )
     };
     let Some(password) = value(&credentials.password_key) else {
-        return Ok(Err(missing(&credentials.password_key, "passwordKey")));
+        return Err(missing(&credentials.password_key, "passwordKey"));
     };
     let (username, username_key) = match (&credentials.username, &credentials.username_key) {
         (Some(username), _) => (username.clone(), None),
         (None, Some(key)) => match value(key) {
             Some(username) => (username, Some(key.clone())),
-            None => return Ok(Err(missing(key, "usernameKey"))),
+            None => return Err(missing(key, "usernameKey")),
         },
         (None, None) => match value("username") {
             Some(username) => (username, Some("username".to_owned())),
             None => (E::ADMINISTRATOR.to_owned(), None),
         },
     };
-    Ok(Ok(Administrator { username, password, username_key }))
+    Ok(Administrator { username, password, username_key })
 }
 
-/// Size and class of the source's volume.
-async fn read_claim(context: &Context, subject: &Subject, shape: &Shape, read: &mut Read) -> Result<(), kube::Error> {
-    let Some(name) = &shape.claim else { return Ok(()) };
-    if read.claim.as_ref().is_some_and(|(known, ..)| known == name) {
-        return Ok(());
+/// Size in bytes and class of the volume that holds a database's data.
+async fn claim_of(
+    context: &Context,
+    database: Database<'_>,
+    shape: Option<&Result<Shape, Finding>>,
+    known: &mut BTreeMap<(String, String), Volume>,
+) -> Result<Option<Volume>, kube::Error> {
+    let Some(Ok(Shape { claim: Some(name), .. })) = shape else { return Ok(None) };
+    let key = (database.namespace.to_owned(), name.clone());
+    if let Some(known) = known.get(&key) {
+        return Ok(Some(known.clone()));
     }
-    let claim: Option<PersistentVolumeClaim> = get(context, &subject.names.namespace, name).await?;
-    read.claim = claim.and_then(|claim| {
+    let claim: Option<PersistentVolumeClaim> = get(context, database.namespace, name).await?;
+    let found = claim.and_then(|claim| {
         let spec = claim.spec?;
         let capacity = claim.status.and_then(|status| status.capacity);
         let bytes = capacity
             .iter()
             .chain(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
             .find_map(|amounts| bytes_of(amounts.get("storage")?))?;
-        Some((name.clone(), bytes, spec.storage_class_name))
+        Some((bytes, spec.storage_class_name))
     });
-    Ok(())
+    known.extend(found.clone().map(|found| (key, found)));
+    Ok(found)
 }

@@ -48,7 +48,7 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
         change(&mut resource);
         resource
     };
-    let target = json!({"statefulSetRef": {"name": "reports-db"}});
+    let target = json!({"statefulSetRef": {"name": "reports-db"}, "credentials": {"secretRef": {"name": "reports-db"}}});
 
     refused("neither replicas nor target", &with(&|r| drop(r["spec"].as_object_mut().unwrap().remove("replicas"))), &["set exactly one of `replicas`"]);
     refused("both", &with(&|r| r["spec"]["target"] = target.clone()), &["set exactly one of `replicas`"]);
@@ -56,7 +56,31 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
         r["spec"].as_object_mut().unwrap().remove("replicas");
         r["spec"]["target"] = target.clone();
     });
-    refused("target alone", &alone, &["`target` is not supported by this version", "use `replicas`"]);
+    refused("a target that is no rehearsal", &alone, &["only rehearses", "`dryRun: true`", "use `replicas`"]);
+    let rehearsed = |change: &dyn Fn(&mut Value)| {
+        let mut resource = alone.clone();
+        resource["metadata"]["name"] = json!("rehearsed");
+        resource["spec"]["dryRun"] = json!(true);
+        change(&mut resource["spec"]);
+        resource
+    };
+    refused("MongoDB", &rehearsed(&|spec| spec["engine"] = json!("MongoDB")), &["MongoDB cannot be replicated between two applications", "use `replicas`"]);
+    refused("itself", &rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!("orders-db")), &["the same StatefulSet"]);
+    refused("no credentials", &rehearsed(&|spec| drop(spec["target"].as_object_mut().unwrap().remove("credentials"))), &["spec.target.credentials"]);
+    refused("elsewhere", &with(&|r| r["spec"]["source"]["statefulSetRef"]["namespace"] = json!("other")), &["is only for `target`"]);
+    // Names lead to the object that they name, and nowhere else.
+    for name in ["../../namespaces/other/secrets/x", "a/b", "a%2fb", "a?x=1", "a#b", "A", "a..b", ".", ""] {
+        let secret = |spec: &mut Value| spec["source"]["credentials"]["secretRef"]["name"] = json!(name);
+        refused(name, &rehearsed(&secret), &["spec.source.credentials.secretRef.name"]);
+        refused(name, &rehearsed(&|spec| spec["source"]["statefulSetRef"]["name"] = json!(name)), &["spec.source.statefulSetRef.name"]);
+        refused(name, &rehearsed(&|spec| spec["source"]["statefulSetRef"]["namespace"] = json!(name)), &["spec.source.statefulSetRef.namespace"]);
+        refused(name, &rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!(name)), &["spec.target.statefulSetRef.name"]);
+        refused(name, &rehearsed(&|spec| spec["environment"]["configMaps"][0]["name"] = json!(name)), &["spec.environment.configMaps[0].name"]);
+    }
+    shop.apply(&rehearsed(&|_| {})).unwrap();
+    let other = rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!("other-db"));
+    refused("another target", &other, &["target.statefulSetRef cannot be changed"]);
+    refused("an end of the rehearsal", &rehearsed(&|spec| spec["dryRun"] = json!(false)), &["only rehearses"]);
     refused("no replicas", &with(&|r| r["spec"]["replicas"] = json!(0)), &["spec.replicas", "greater than or equal to 1"]);
     refused("ten replicas", &with(&|r| r["spec"]["replicas"] = json!(10)), &["spec.replicas", "less than or equal to 9"]);
     refused("an unknown field", &with(&|r| r["spec"]["replicaz"] = json!(1)), &["unknown field \"spec.replicaz\""]);

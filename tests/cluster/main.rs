@@ -2,6 +2,7 @@
 #![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod bad_input;
+mod between;
 #[allow(dead_code, reason = "the tests of a killed controller ask for more of it")]
 mod databases;
 mod operator;

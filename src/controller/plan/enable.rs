@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::backup::BackupState;
 use super::preflight;
 use super::replica::{self, State};
-use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment, source};
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment, source, target};
 use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
 use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
@@ -52,7 +52,8 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return hindered(subject, facts, draft, &findings);
     };
     let summary = E::summary(server);
-    if spec.dry_run && !subject.recorded() {
+    // A target is only rehearsed, which is judged at admission already.
+    if (spec.dry_run || spec.target.is_some()) && !subject.recorded() {
         return dry_run(subject, facts, draft, server, &everything);
     }
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
@@ -179,24 +180,37 @@ pub(super) fn patience(subject: &Subject, now: Timestamp, least: Duration) -> Du
     (waited / 40).clamp(least, most)
 }
 
-fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
+/// What a dry run says of the replicas.
+fn announce<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSource) -> Vec<String> {
     let names = &subject.names;
-    let spec = &subject.resource.spec;
-    let mut would: Vec<String> = source::announce::<E>(subject, server).into_iter().collect();
-    would.extend(E::plan_enable(server, wanted).iter().map(|step| format!("source: {step}")));
-    would.push(format!("take a full backup onto a volume of {} ({})", spec.backup.volume.size.0, names.backup_claim()));
     let size = preflight::replica_size(subject, facts).map(crate::resources::format_bytes).unwrap_or_default();
-    for number in &wanted.replicas {
-        would.push(format!("restore it onto a volume of {size} and start StatefulSet {} as a read-only replica", names.replica(*number)));
-    }
+    let replica = |number: &u32| format!("restore it onto a volume of {size} and start StatefulSet {} as a read-only replica", names.replica(*number));
+    let mut would: Vec<String> = wanted.replicas.iter().map(replica).collect();
     would.push(format!("create the Services {} and {}", names.primary(), names.replicas()));
     would.extend(
         subject.environment.iter().map(|(object, prefix)| {
             format!("write {prefix}_ADDRESS, {prefix}_SLAVE_ADDRESSES_INT and {prefix}_SLAVE_ADDRESSES_EXT to ConfigMap {}", object.name)
         }),
     );
+    would
+}
+
+fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, server: &E::SourceFacts, wanted: &WantedSource) -> Plan<E::Step> {
+    let names = &subject.names;
+    let spec = &subject.resource.spec;
+    let mut would: Vec<String> = source::announce::<E>(subject, server).into_iter().collect();
+    would.extend(E::plan_enable(server, wanted).iter().map(|step| format!("source: {step}")));
+    would.push(format!("take a full backup onto a volume of {} ({})", spec.backup.volume.size.0, names.backup_claim()));
+    if facts.target.is_some() {
+        would.extend(target::announce(subject, facts));
+    } else {
+        would.extend(announce(subject, facts, wanted));
+    }
     draft.status.would_do = would;
-    let expected = E::expected_disruption(server);
+    let mut expected = E::expected_disruption(server);
+    if facts.target.is_some() {
+        expected.push_str("; the target restarts once, and serves the source's data from then on");
+    }
     draft.status.disruption = Some(Disruption { expected: expected.clone(), ..Disruption::default() });
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     draft.set(conditions::READY, false, "DryRun", format!("nothing was changed; status.wouldDo lists what would be done; expected disruption: {expected}"));

@@ -9,6 +9,7 @@ mod environment;
 mod preflight;
 mod replica;
 mod source;
+mod target;
 #[cfg(test)]
 mod tests;
 

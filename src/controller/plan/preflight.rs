@@ -1,74 +1,126 @@
 //! What keeps the replication from being set up: everything at once, before anything is changed.
 
-use super::{Facts, Subject};
-use crate::controller::facts::Server;
+use super::{Facts, Subject, target};
+use crate::controller::consent::NOT_ALLOWED;
+use crate::controller::facts::{Administrator, Database, Server, SourceWorkload};
 use crate::engine::{Engine, Finding, WantedSource};
-use crate::resources::{bytes_of, format_bytes};
+use crate::resources::{Shape, bytes_of, format_bytes};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 /// Reason: the size of the data could not be measured.
 const UNKNOWN: &str = "DataSizeUnknown";
 
+/// The reasons by which a database can't be reached.
+struct Reasons {
+    not_found: &'static str,
+    scaled_to_zero: &'static str,
+    several_pods: &'static str,
+    pod_missing: &'static str,
+    unreachable: &'static str,
+}
+
+const SOURCE: Reasons = Reasons {
+    not_found: "SourceNotFound",
+    scaled_to_zero: "SourceScaledToZero",
+    several_pods: "SourceHasSeveralPods",
+    pod_missing: "SourcePodMissing",
+    unreachable: "SourceUnreachable",
+};
+
+const TARGET: Reasons = Reasons {
+    not_found: "TargetNotFound",
+    scaled_to_zero: "TargetScaledToZero",
+    several_pods: "TargetHasSeveralPods",
+    pod_missing: "TargetPodMissing",
+    unreachable: "TargetUnreachable",
+};
+
 /// Findings that matter at any time: without these things nothing can be done.
 #[must_use]
 pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let name = subject.source();
-    match &facts.source {
-        None => found.push(Finding::new(
-            "SourceNotFound",
-            format!("there is no StatefulSet {name} in namespace {}", subject.names.namespace),
-            "create it, or correct source.statefulSetRef (it cannot be changed: delete this resource and create another)",
-        )),
-        Some(source) => {
-            let replicas = source.stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-            if replicas == 0 {
-                found.push(Finding::new(
-                    "SourceScaledToZero",
-                    format!("StatefulSet {name} has replicas: 0"),
-                    format!("kubectl scale statefulset {name} --replicas=1"),
-                ));
-            } else if replicas > 1 {
-                found.push(Finding::new(
-                    "SourceHasSeveralPods",
-                    format!("StatefulSet {name} has replicas: {replicas}; which of its pods takes the writes cannot be told from its number"),
-                    "scale it to one pod, or name another StatefulSet",
-                ));
-            } else if source.pod.is_none() {
-                found.push(Finding::new("SourcePodMissing", format!("pod {name}-0 does not exist"), format!("kubectl describe statefulset {name} tells why")));
-            }
-        }
-    }
+    let source = subject.source_database();
+    // Of a database whose owner has not agreed nothing else is known, and nothing else is said.
+    let refused = facts.administrator.as_ref().err().filter(|finding| finding.reason == NOT_ALLOWED);
+    let mut found = match refused {
+        Some(finding) => vec![finding.clone()],
+        None => runs(source, &SOURCE, facts.source.as_ref()),
+    };
     if let Some(rival) = &facts.rival {
         found.push(Finding::new(
             "SourceTaken",
-            format!("DatabaseReplication {rival} came first and already gives StatefulSet {name} its replicas"),
+            format!("DatabaseReplication {rival} came first and already gives StatefulSet {} its replicas", source.stateful_set),
             format!("raise replicas in {rival}, or delete one of the two"),
         ));
     }
-    match &facts.administrator {
-        Err(finding) => found.push(finding.clone()),
-        Ok(_) => match &facts.server {
-            Server::Unreachable(why) => found.push(Finding::new(
-                "SourceUnreachable",
-                format!("the source does not answer: {why}"),
-                format!("see that pod {name}-0 runs, that it listens on port {}, and that network policies let the operator in", subject.port),
-            )),
-            Server::Refused(why) => found.push(Finding::new(
-                "CredentialsRefused",
-                format!("the source refused the login: {why}"),
-                format!("correct the Secret {} (source.credentials)", subject.resource.spec.source.credentials.secret_ref.name),
-            )),
-            Server::NotAsked | Server::Up(_) => {}
-        },
+    if refused.is_none() {
+        found.extend(answers(source, &SOURCE, &facts.administrator, &facts.server));
     }
-    match &facts.shape {
-        Some(Err(finding)) => found.push(finding.clone()),
-        Some(Ok(shape)) => found.extend(E::preflight_shape(shape)),
-        None => {}
+    found.extend(shape::<E>(facts.shape.as_ref()));
+    if let (Some(target), Some(database)) = (&facts.target, subject.target_database()) {
+        found.extend(runs(database, &TARGET, target.workload.as_ref()));
+        found.extend(answers(database, &TARGET, &target.administrator, &target.server));
+        found.extend(shape::<E>(target.shape.as_ref()));
     }
     found
+}
+
+/// Its workload is there, with one pod.
+fn runs(database: Database<'_>, reasons: &Reasons, workload: Option<&SourceWorkload>) -> Vec<Finding> {
+    let Database { field, namespace, stateful_set: name, .. } = database;
+    let Some(workload) = workload else {
+        return vec![Finding::new(
+            reasons.not_found,
+            format!("there is no StatefulSet {name} in namespace {namespace}"),
+            format!("create it, or correct {field}.statefulSetRef (it cannot be changed: delete this resource and create another)"),
+        )];
+    };
+    let finding = match workload.stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1) {
+        0 => Finding::new(
+            reasons.scaled_to_zero,
+            format!("StatefulSet {name} has replicas: 0"),
+            format!("kubectl scale statefulset {name} --replicas=1 -n {namespace}"),
+        ),
+        1 if workload.pod.is_some() => return Vec::new(),
+        1 => Finding::new(
+            reasons.pod_missing,
+            format!("pod {} does not exist", database.pod()),
+            format!("kubectl describe statefulset {name} -n {namespace} tells why"),
+        ),
+        several => Finding::new(
+            reasons.several_pods,
+            format!("StatefulSet {name} has replicas: {several}; which of its pods takes the writes cannot be told from its number"),
+            "scale it to one pod, or name another StatefulSet",
+        ),
+    };
+    vec![finding]
+}
+
+/// Its server answers, and lets its administrator in.
+fn answers<F>(database: Database<'_>, reasons: &Reasons, administrator: &Result<Administrator, Finding>, server: &Server<F>) -> Option<Finding> {
+    let Database { field, credentials, port, .. } = database;
+    match (administrator, server) {
+        (Err(finding), _) => Some(finding.clone()),
+        (Ok(_), Server::Unreachable(why)) => Some(Finding::new(
+            reasons.unreachable,
+            format!("the {field} does not answer: {why}"),
+            format!("see that pod {} runs, that it listens on port {port}, and that network policies let the operator in", database.pod()),
+        )),
+        (Ok(_), Server::Refused(why)) => Some(Finding::new(
+            "CredentialsRefused",
+            format!("the {field} refused the login: {why}"),
+            format!("correct the Secret {} ({field}.credentials)", credentials.secret_ref.name),
+        )),
+        (Ok(_), Server::NotAsked | Server::Up(_)) => None,
+    }
+}
+
+fn shape<E: Engine>(shape: Option<&Result<Shape, Finding>>) -> Vec<Finding> {
+    match shape {
+        Some(Err(finding)) => vec![finding.clone()],
+        Some(Ok(shape)) => E::preflight_shape(shape),
+        None => Vec::new(),
+    }
 }
 
 /// Findings that matter before the first change: what the server says of itself, room for the copies, ConfigMaps.
@@ -81,6 +133,9 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
         // What a server hides from this user is mended with what is said of the user already.
         let room = room(subject, facts).into_iter().filter(|finding| unfit.is_empty() || finding.reason != UNKNOWN);
         found.extend(unfit.iter().cloned().chain(room));
+    }
+    if let (Server::Up(server), Some(target)) = (&facts.server, &facts.target) {
+        found.extend(target::preflight(subject, facts, server, target));
     }
     found.extend(super::source::preflight::<E>(subject));
     found.extend(subject.environment.iter().filter(|(object, _)| matches!(facts.config_maps.get(&object.name), Some(None))).map(|(object, _)| {
@@ -128,6 +183,10 @@ fn room<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
         )),
         Some(_) => {}
     }
+    if facts.target.is_some() {
+        // It has its volume.
+        return found;
+    }
     match replica_size(subject, facts) {
         // Where the data lies is not known: that is said already.
         None if !matches!(facts.shape, Some(Ok(_))) => {}
@@ -146,7 +205,8 @@ fn room<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
     found
 }
 
-fn recommended(needed: u64) -> String {
+/// A size that is enough, as it is written in a manifest.
+pub fn recommended(needed: u64) -> String {
     if needed > GIB { format!("{}Gi", needed.div_ceil(GIB)) } else { format!("{}Mi", needed.div_ceil(MIB).max(64)) }
 }
 

@@ -65,6 +65,7 @@ impl Cache {
             administrator,
             server: Server::Up(self.source.clone()),
             shape,
+            target: None,
             claim,
             config_maps,
             service,

@@ -2,6 +2,7 @@
 
 mod lost;
 mod restart;
+mod target;
 mod upkeep;
 mod world;
 

@@ -103,6 +103,7 @@ impl Set {
             server: if reachable { Server::Up(self.source.clone()) } else { Server::Unreachable("connection refused".into()) },
             shape: reachable.then(|| inspect(&stateful_set, None, 27017, "/data/db")),
             source: Some(SourceWorkload { stateful_set, pod: Some(pod) }),
+            target: None,
             claim: Some((20 * GIB, None)),
             config_maps: BTreeMap::from([("shop-env".to_owned(), Some(self.variables.clone()))]),
             service: Some("orders-db".into()),

@@ -155,6 +155,7 @@ impl World {
             server,
             shape,
             source,
+            target: None,
             claim: Some((20 * GIB, None)),
             config_maps: BTreeMap::from([("shop-env".to_owned(), self.config_maps.get("shop-env").cloned())]),
             service: Some("orders-db".into()),

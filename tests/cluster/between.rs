@@ -1,0 +1,105 @@
+//! Between two applications: whose database it is decides who may use it, and what is in the way of a target is said before anything is touched.
+
+use serde_json::{Value, json};
+use understudy::api::Phase;
+
+use crate::databases::for_engines;
+use crate::support::{Database, PASSWORD, Place, replication_of};
+
+for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
+    a_target_is_looked_at_once_the_owner_of_the_source_agrees,
+    a_target_with_data_or_without_room_is_left_alone
+);
+
+const ALLOWED: &str = "understudy.dev/allowed-namespaces";
+
+/// A rehearsal in the place of the target.
+fn rehearsal<D: Database>(source: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut resource = replication_of::<D>("orders", "orders-db");
+    let spec = &mut resource["spec"];
+    spec.as_object_mut().unwrap().remove("replicas");
+    spec["dryRun"] = json!(true);
+    spec["source"]["statefulSetRef"]["namespace"] = json!(source);
+    spec["target"] = json!({"statefulSetRef": {"name": "reports-db"}, "credentials": {"secretRef": {"name": "reports-db"}}});
+    change(spec);
+    resource
+}
+
+/// Two namespaces with a source in the one and a target in the other.
+async fn applications<D: Database>(scenario: &str) -> (Place<D>, Place<D>) {
+    let sales = Place::<D>::with_source(&format!("understudy-{scenario}-sales-{}", D::NAME)).await;
+    let reports = Place::<D>::new(&format!("understudy-{scenario}-{}", D::NAME)).await;
+    reports.source("reports-db", |_| {}).await;
+    (sales, reports)
+}
+
+async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>() {
+    let (sales, reports) = applications::<D>("consent").await;
+    let (sold, reported) = (sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await);
+    let annotate = |value: &str| sales.kubectl(&["annotate", "--overwrite", "secret", "orders-db", &format!("{ALLOWED}={value}")]).unwrap();
+    let refused = async || {
+        let message = reports.reason("orders", "NamespaceNotAllowed", 120).await;
+        let command = format!("kubectl -n {} annotate --overwrite secret orders-db {ALLOWED}={}", sales.namespace, reports.namespace);
+        assert!(message.contains(&command), "{message}");
+        message
+    };
+
+    // A copy of the Secret with a consent of one's own is nobody's consent.
+    let copy = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "orders-db", "annotations": {ALLOWED: "*"}}, "stringData": D::secret()});
+    reports.apply(&copy).unwrap();
+    reports.apply(&rehearsal::<D>(&sales.namespace, |_| {})).unwrap();
+    let absent = refused().await;
+    // Neither does a part of the name, or another namespace's.
+    annotate(&format!("{0}-2,x{0},default", reports.namespace));
+    assert_eq!(refused().await, absent);
+    // Who may not use it does not learn what there is.
+    reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
+    reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["source"]["statefulSetRef"]["name"] = json!("nothing"))).unwrap();
+    assert_eq!(refused().await, absent);
+    reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
+
+    reports.apply(&rehearsal::<D>(&sales.namespace, |_| {})).unwrap();
+    refused().await;
+    annotate(&format!("default, {}", reports.namespace));
+    reports.phase("orders", Phase::DryRun, 120).await;
+    let would = reports.get("orders").await.unwrap().status.unwrap().would_do.join("\n");
+    for part in [D::DRY_RUN, "beside the data of StatefulSet reports-db", "restart pod reports-db-0 once"] {
+        assert!(would.contains(part), "{part:?} is missing in:\n{would}");
+    }
+    // Taken back, it counts no longer.
+    annotate("default");
+    refused().await;
+    assert_eq!((sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await), (sold, reported), "nothing was touched");
+    let text = serde_json::to_string(&reports.get("orders").await.unwrap()).unwrap();
+    assert!(!text.contains(PASSWORD), "{text}");
+    reports.remove().await;
+    sales.remove().await;
+}
+
+async fn a_target_with_data_or_without_room_is_left_alone<D: Database>() {
+    let (sales, reports) = applications::<D>("room").await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    let mut target = reports.connect("reports-db-0").await.unwrap();
+    target.prepare().await.unwrap();
+    target.insert(1).await.unwrap();
+    let before = reports.snapshot("reports-db-0").await;
+    reports.apply(&rehearsal::<D>(&sales.namespace, |_| {})).unwrap();
+    let message = reports.reason("orders", "TargetHoldsData", 120).await;
+    assert!(message.contains("BackUpAndReplace"), "{message}");
+    reports.edit("orders", json!({"target": {"existingData": "BackUpAndReplace"}})).await;
+    reports.phase("orders", Phase::DryRun, 120).await;
+    let would = reports.get("orders").await.unwrap().status.unwrap().would_do.join("\n");
+    assert!(would.contains("back up what StatefulSet reports-db holds itself"), "{would}");
+    assert_eq!(reports.rows("reports-db-0").await, 1);
+    assert_eq!(reports.snapshot("reports-db-0").await, before);
+
+    // One whose volume is too small says both numbers.
+    reports.source("small-db", |object| object["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] = json!("64Ki")).await;
+    reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
+    let small = json!({"statefulSetRef": {"name": "small-db"}, "credentials": {"secretRef": {"name": "small-db"}}});
+    reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["target"] = small)).unwrap();
+    let message = reports.reason("orders", "TargetVolumeTooSmall", 120).await;
+    assert!(message.contains("the target's volume of 64.0 KiB") && message.contains("are needed, twice the data"), "{message}");
+    reports.remove().await;
+    sales.remove().await;
+}
