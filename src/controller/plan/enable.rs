@@ -57,7 +57,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     let first = !subject.recorded();
-    warn_of(subject, &mut draft, &E::preflight(server, &everything));
+    warn_of(subject, &mut draft, &preflight::lasting::<E>(server, shape, &everything));
     if first {
         draft.status.enablement = Some(subject.names.identity.word().to_owned());
         draft.status.enablements += 1;
@@ -93,11 +93,10 @@ fn hosts(subject: &Subject, count: u32) -> std::collections::BTreeMap<u32, Strin
 
 /// What has come up since the first change and endangers what runs is said, with an event when it does. It stops nothing.
 fn warn_of<S>(subject: &Subject, draft: &mut Draft<S>, findings: &[Finding]) {
-    let lasting: Vec<Finding> = findings.iter().filter(|finding| finding.lasting).cloned().collect();
-    if lasting.is_empty() {
+    if findings.is_empty() {
         return;
     }
-    let (reason, message) = super::draft::describe(&lasting);
+    let (reason, message) = super::draft::describe(findings);
     let mut said = subject.resource.status.iter().flat_map(|status| &status.conditions);
     if !subject.resource.spec.dry_run && !said.any(|condition| condition.type_ == conditions::PREFLIGHT && condition.reason == reason) {
         draft.steps.push(Step::Tell { warning: true, reason, note: message.clone() });
