@@ -309,8 +309,14 @@ impl<E: Engine> Facts<E> {
     #[must_use]
     pub fn leader(&self) -> Option<u32> {
         let source = matches!(&self.server, Server::Up(server) if E::summary(server).leads);
+        if source { None } else { self.elected() }
+    }
+
+    /// The replica that the servers elected, whether or not the source is one of them.
+    #[must_use]
+    pub fn elected(&self) -> Option<u32> {
         let leads = |replica: &Server<ReplicaSummary>| matches!(replica, Server::Up(summary) if summary.leads);
-        if source { None } else { self.replicas.iter().find(|(_, replica)| leads(replica)).map(|(number, _)| *number) }
+        self.replicas.iter().find(|(_, replica)| leads(replica)).map(|(number, _)| *number)
     }
 
     /// How far the replica that is furthest behind is behind the source; none where either can't be asked.

@@ -187,6 +187,17 @@ pub struct SourceSummary {
     pub backup_progress: Option<(u64, Option<u64>)>,
     /// Replicas for which the source holds its log, by number, and whether what they need is still there.
     pub held: Vec<(u32, Held)>,
+    /// What it has confirmed last is saved only when it stops, and not at once then; none where nothing is lost with a server that is killed.
+    pub last_save: Option<LastSave>,
+}
+
+/// A server that waits for its replicas when it is told to stop, and saves what it has confirmed only then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastSave {
+    /// How long it may wait, in seconds.
+    pub waits: u64,
+    /// The setting that says so.
+    pub setting: &'static str,
 }
 
 /// Whether the source still has what a replica needs.

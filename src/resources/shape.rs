@@ -23,6 +23,9 @@ pub struct Shape {
 /// The user and group that the official images make for their server, and change to where they are started as root.
 const IMAGE_USER: (u32, u32) = (999, 999);
 
+/// The `terminationGracePeriodSeconds` of a pod that names none.
+const GRACE_PERIOD: u64 = 30;
+
 impl Shape {
     /// User and group of the server process as the template has them, for servers that do not say: the container's `runAsUser`, or the pod's, with its
     /// group; without one, or as root, the image's entrypoint chooses.
@@ -35,6 +38,13 @@ impl Shape {
         let Some(user) = user else { return IMAGE_USER };
         let group = own.and_then(|own| own.run_as_group).or_else(|| pod.and_then(|pod| pod.run_as_group)).or_else(|| pod.and_then(|pod| pod.fs_group));
         (user, group.map_or(user, |group| u32::try_from(group).unwrap_or(user)))
+    }
+
+    /// How long the pod has from being told to stop until it is killed, in seconds. The API server takes a negative number for 1.
+    #[must_use]
+    pub fn grace_period(&self) -> u64 {
+        let own = self.template.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        own.map_or(GRACE_PERIOD, |seconds| u64::try_from(seconds).unwrap_or(1))
     }
 }
 
@@ -153,6 +163,15 @@ mod tests {
         assert_eq!(user(json!({"runAsUser": 27, "runAsGroup": 28, "fsGroup": 29}), json!({})), (27, 28));
         assert_eq!(user(json!({"runAsUser": 27}), json!({"runAsUser": 30})), (30, 30));
         assert_eq!(user(json!({"runAsUser": 0}), json!({})), (999, 999), "an image started as root changes to its own user");
+    }
+
+    #[test]
+    fn a_pod_that_names_no_grace_period_has_that_of_kubernetes() {
+        let mount = json!([{"name": "data", "mountPath": "/data"}]);
+        for (named, seconds) in [(json!(null), 30), (json!(5), 5), (json!(0), 0), (json!(-7), 1)] {
+            let pod = json!({"terminationGracePeriodSeconds": named, "containers": [{"name": "db", "volumeMounts": mount}]});
+            assert_eq!(inspect(&source(&pod, &["data"]), None, 6379, "/data").unwrap().grace_period(), seconds);
+        }
     }
 
     #[test]

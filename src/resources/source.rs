@@ -2,7 +2,8 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, KeyToPath, Secret, SecretVolumeSource, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, KeyToPath, PodSpec, Secret, SecretVolumeSource, Volume, VolumeMount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use rand::Rng;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub const KEY_FILE: &str = "/run/understudy/key/key";
 const SECRET: &str = "/run/understudy/secret";
 /// Key of the Secret.
 const KEY: &str = "key";
+/// The init container, and the volume that it copies the key file to.
+const COPY: &str = "understudy-key";
 
 /// The container of a source that runs with these arguments.
 #[must_use]
@@ -29,6 +32,21 @@ pub fn container_with<'a>(stateful_set: &'a StatefulSet, arguments: &[String]) -
     containers
         .iter()
         .find(|container| container.args.iter().flatten().collect::<Vec<_>>().windows(arguments.len()).any(|words| words.iter().copied().eq(arguments)))
+}
+
+/// A pod that needs the Secret with the key file to start.
+#[must_use]
+pub fn needs_key_file(pod: Option<&PodSpec>) -> bool {
+    pod.is_some_and(|pod| pod.init_containers.iter().flatten().any(|container| container.name == COPY))
+}
+
+/// What needs the key file is on the StatefulSet, and nobody else's: `manager` alone applies it.
+fn holds_key_of(stateful_set: &StatefulSet, manager: &str) -> bool {
+    let entries = stateful_set.metadata.managed_fields.as_deref().unwrap_or_default();
+    let names = |entry: &&ManagedFieldsEntry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.to_string().contains(COPY));
+    let mut holders = entries.iter().filter(names);
+    let template = stateful_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    needs_key_file(template) && holders.next().is_some_and(|entry| entry.manager.as_deref() == Some(manager)) && holders.next().is_none()
 }
 
 /// The arguments without ours.
@@ -59,11 +77,11 @@ fn key_container(workload: &Workload<'_>) -> Container {
     };
     let from = format!("{SECRET}/{KEY}");
     Container {
-        name: "understudy-key".to_owned(),
+        name: COPY.to_owned(),
         image: workload.shape.container.image.clone(),
         image_pull_policy: workload.shape.container.image_pull_policy.clone(),
         command: Some(["install", "-m", "0400", &from, KEY_FILE].map(str::to_owned).to_vec()),
-        volume_mounts: Some(vec![to("understudy-secret", SECRET, true), to("understudy-key", KEY_DIRECTORY, false)]),
+        volume_mounts: Some(vec![to("understudy-secret", SECRET, true), to(COPY, KEY_DIRECTORY, false)]),
         security_context: Some(restricted(workload.user)),
         resources: Some(small()),
         ..Container::default()
@@ -77,7 +95,7 @@ fn key_volumes(names: &Names) -> [Volume; 2] {
     let memory = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..EmptyDirVolumeSource::default() };
     [
         Volume { name: "understudy-secret".to_owned(), secret: Some(secret), ..Volume::default() },
-        Volume { name: "understudy-key".to_owned(), empty_dir: Some(memory), ..Volume::default() },
+        Volume { name: COPY.to_owned(), empty_dir: Some(memory), ..Volume::default() },
     ]
 }
 
@@ -109,7 +127,7 @@ pub fn build_source_change(workload: &Workload<'_>, stateful_set: &StatefulSet, 
     let mut pod = json!({});
     if key {
         args.extend(key_arguments());
-        ours["volumeMounts"] = json!([{"name": "understudy-key", "mountPath": KEY_DIRECTORY, "readOnly": true}]);
+        ours["volumeMounts"] = json!([{"name": COPY, "mountPath": KEY_DIRECTORY, "readOnly": true}]);
         pod["initContainers"] = json!([key_container(workload)]);
         pod["volumes"] = json!(key_volumes(workload.names));
     }
@@ -118,12 +136,19 @@ pub fn build_source_change(workload: &Workload<'_>, stateful_set: &StatefulSet, 
     patch(workload.source, stateful_set.metadata.uid.as_deref(), &pod)
 }
 
-/// What is applied to take all of it back: the arguments as they were, and nothing of ours. None where nothing of ours is on it.
+/// What is applied to take all of it back: the arguments as they were, and nothing of ours. None where nothing of ours is on it. Where others have taken our
+/// arguments away, what needs the key file is still there: they know nothing of it.
 #[must_use]
-pub fn build_source_as_before(stateful_set: &StatefulSet, arguments: &[String]) -> Option<Value> {
-    let container = container_with(stateful_set, arguments)?;
-    let left = without(container.args.as_deref().unwrap_or_default(), &[arguments.to_vec(), key_arguments()]);
-    let pod = if left.is_empty() { json!({}) } else { json!({"containers": [{"name": container.name, "args": left}]}) };
+pub fn build_source_as_before(stateful_set: &StatefulSet, arguments: &[String], manager: &str) -> Option<Value> {
+    let pod = match container_with(stateful_set, arguments) {
+        None if !holds_key_of(stateful_set, manager) => return None,
+        None => json!({}),
+        // Named also where none are left: to give a field up changes nothing where somebody else has taken it into a manifest meanwhile.
+        Some(container) => {
+            let left = without(container.args.as_deref().unwrap_or_default(), &[arguments.to_vec(), key_arguments()]);
+            json!({"containers": [{"name": container.name, "args": left}]})
+        }
+    };
     Some(patch(stateful_set.metadata.name.as_deref()?, stateful_set.metadata.uid.as_deref(), &pod))
 }
 
@@ -133,6 +158,8 @@ mod tests {
     use crate::engine::Identity;
     use crate::resources::inspect;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+    const MANAGER: &str = "understudy/orders";
 
     fn names() -> Names {
         Names { namespace: "shop".into(), name: "orders".into(), identity: Identity::parse("k3x9q2ab").unwrap() }
@@ -176,21 +203,42 @@ mod tests {
     fn what_is_applied_is_found_again_and_taken_back() {
         for (before, key) in [(json!(["mongod", "--auth"]), true), (json!(["--bind_ip_all"]), false), (json!(null), true), (json!([]), false)] {
             let mut changed = source(&before);
-            assert_eq!(build_source_as_before(&changed, &ours()), None, "nothing of ours is on it");
+            assert_eq!(build_source_as_before(&changed, &ours(), MANAGER), None, "nothing of ours is on it");
             let args = change(&before, key)["spec"]["template"]["spec"]["containers"][0]["args"].clone();
             let containers = &mut changed.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers;
             containers[1].args = serde_json::from_value(args).unwrap();
             // Arguments that the user adds behind ours meanwhile are kept.
             containers[1].args.as_mut().unwrap().push("--verbose".into());
             assert_eq!(container_with(&changed, &ours()).unwrap().name, "db");
-            let back = build_source_as_before(&changed, &ours()).unwrap();
+            let back = build_source_as_before(&changed, &ours(), MANAGER).unwrap();
             let mut expected = before.as_array().cloned().unwrap_or_default();
             expected.push("--verbose".into());
             assert_eq!(back["spec"]["template"]["spec"]["containers"][0]["args"], json!(expected));
         }
         let mut changed = source(&json!(null));
         changed.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[1].args = Some(ours());
-        assert_eq!(build_source_as_before(&changed, &ours()).unwrap()["spec"]["template"]["spec"], json!({}), "a field that was not there is given up");
+        let back = build_source_as_before(&changed, &ours(), MANAGER).unwrap();
+        assert_eq!(back["spec"]["template"]["spec"], json!({"containers": [{"name": "db", "args": []}]}), "the API server keeps no empty list");
+    }
+
+    #[test]
+    fn what_needs_the_key_file_is_taken_back_where_the_arguments_are_gone_already() {
+        let mut changed = source(&json!(["--auth"]));
+        let pod = changed.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        let keyed = change(&json!(["--auth"]), true);
+        pod.init_containers = serde_json::from_value(keyed["spec"]["template"]["spec"]["initContainers"].clone()).unwrap();
+        let held_by = |managers: &[&str]| {
+            let fields = json!({"f:spec": {"f:template": {"f:spec": {"f:initContainers": {"k:{\"name\":\"understudy-key\"}": {}}}}}});
+            let mut changed = changed.clone();
+            let entries = managers.iter().map(|manager| json!({"manager": manager, "fieldsV1": fields}));
+            let other = json!({"manager": "kubectl", "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+            changed.metadata.managed_fields = serde_json::from_value(entries.chain([other]).collect()).unwrap();
+            build_source_as_before(&changed, &ours(), MANAGER)
+        };
+        assert_eq!(held_by(&[MANAGER]).unwrap()["spec"]["template"]["spec"], json!({}), "the arguments are left as others have put them");
+        assert_eq!(held_by(&[]), None);
+        assert_eq!(held_by(&["understudy/other"]), None, "another enabling's");
+        assert_eq!(held_by(&[MANAGER, "pipeline"]), None, "it stands in somebody's manifest: giving it up would change nothing");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use understudy::api::Phase;
 
-use crate::databases::{arguments, for_every_engine};
+use crate::databases::{MongoDb, Redis, arguments, for_every_engine};
 use crate::support::{Database, PASSWORD, Place, Shop, replication, replication_of, wait};
 
 /// A resource that only looks: a mended one ends in phase `DryRun`.
@@ -211,6 +211,50 @@ async fn a_server_with_unfit_settings_or_without_an_open_port_is_waited_for<D: D
     blocked(&shop, "orders", "SourceUnreachable", &["the source does not answer", &port, "see that pod orders-db-0 runs"]).await;
 
     shop.apply(&with(&[])).unwrap();
+    mended(&shop, "orders").await;
+    shop.remove().await;
+}
+
+/// MongoDB alone: no other engine's source has to restart.
+#[tokio::test]
+async fn a_source_that_may_not_restart_is_left_alone_until_it_may() {
+    let shop = Place::<MongoDb>::with_source("understudy-never").await;
+    let before = shop.snapshot("orders-db-0").await;
+    let pod = shop.uid("orders-db-0").unwrap();
+    let mut resource = replication_of::<MongoDb>("orders", "orders-db");
+    resource["spec"]["source"]["restart"] = json!("Never");
+    shop.apply(&resource).unwrap();
+    blocked(&shop, "orders", "RestartNotAllowed", &["--replSet understudy_", "source.restart is Never", "set source.restart to Allow"]).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    assert_eq!(shop.uid("orders-db-0").unwrap(), pod);
+    shop.edit("orders", json!({"source": {"restart": "Allow"}})).await;
+    shop.replicating("orders", 240).await;
+
+    // On the way back too.
+    let pod = shop.uid("orders-db-0").unwrap();
+    shop.edit("orders", json!({"enabled": false, "source": {"restart": "Never"}})).await;
+    shop.reason("orders", "RestartNotAllowed", 180).await;
+    assert_eq!(shop.uid("orders-db-0").unwrap(), pod);
+    shop.edit("orders", json!({"source": {"restart": "Allow"}})).await;
+    shop.phase("orders", Phase::Standalone, 180).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
+}
+
+/// Redis alone: what other engines have confirmed is on disk already, however they end.
+#[tokio::test]
+async fn a_source_that_would_be_killed_before_its_last_save_is_mended_as_the_condition_says() {
+    let with = |seconds: u64| {
+        let mut object = Redis::stateful_set("orders-db");
+        object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(seconds);
+        object
+    };
+    let shop = Place::<Redis>::new("understudy-grace").await;
+    shop.source("orders-db", |object| *object = with(5)).await;
+    shop.apply(&looking_at::<Redis>("orders", "orders-db", |_| {})).unwrap();
+    let words = ["up to 10 s (shutdown-timeout)", "killed after 5 s (terminationGracePeriodSeconds)", "to 30 or more"];
+    blocked(&shop, "orders", "GracePeriodTooShort", &words).await;
+    shop.apply(&with(30)).unwrap();
     mended(&shop, "orders").await;
     shop.remove().await;
 }

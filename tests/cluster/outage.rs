@@ -1,10 +1,11 @@
 //! A source that goes and comes back, while a client writes: it is waited for, and no row is lost.
 
 use k8s_openapi::api::batch::v1::Job;
+use serde_json::{Value, json};
 use understudy::api::Phase;
 
-use crate::databases::for_every_engine;
-use crate::support::{Database, Place, Writer, replication_of, wait};
+use crate::databases::{Redis, arguments, for_every_engine};
+use crate::support::{Database, PASSWORD, Place, Writer, replication_of, wait};
 
 for_every_engine!(a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_loses_no_row);
 
@@ -106,4 +107,47 @@ async fn another_is_elected<D: Database>(shop: &Place<D>) {
         if serving.split(' ').any(|name| name == pod) { Err(serving) } else { Ok(()) }
     })
     .await;
+}
+
+/// Redis alone: it forgets our user when it restarts. Users that outlast that stand in a file of their owner's, here a Secret, which is read anew, without ours.
+#[tokio::test]
+async fn a_source_with_an_acl_file_gets_our_user_again_when_its_pod_is_replaced() {
+    let shop = Place::<Redis>::new("understudy-acl").await;
+    shop.secret("users", json!({"users.acl": format!("user default on >{PASSWORD} ~* &* +@all\nuser clerk on >clerk ~* +@read\n")}));
+    shop.source("orders-db", |object| {
+        let pod = &mut object["spec"]["template"]["spec"];
+        pod["volumes"].as_array_mut().unwrap().push(json!({"name": "users", "secret": {"secretName": "users"}}));
+        let container = &mut pod["containers"][0];
+        container["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "users", "mountPath": "/etc/users", "readOnly": true}));
+        arguments(container).extend(["--aclfile", "/etc/users/users.acl"].map(Value::from));
+    })
+    .await;
+    let before = shop.snapshot("orders-db-0").await;
+    let writer = Writer::start::<Redis>(shop.service("orders-db").await).await;
+    shop.apply(&replication_of::<Redis>("orders", "orders-db")).unwrap();
+    shop.replicating("orders", 240).await;
+    let user = shop.traces("orders-db-0").await;
+    assert_eq!(user.len(), Redis::TRACES);
+
+    let (source, replica) = (shop.uid("orders-db-0").unwrap(), shop.uid("orders-replica-1-0").unwrap());
+    let then = shop.rows("orders-db-0").await;
+    shop.kubectl(&["delete", "pod", "orders-db-0", "--wait=false"]).unwrap();
+    shop.replaced("orders-db-0", &source).await;
+    wait("what was written since then is on the replica", 180, async || {
+        let found = shop.connect("orders-replica-1-0").await?.count().await?;
+        if found > then + 50 { Ok(()) } else { Err(format!("{found} of {then}: {:?}", shop.condition("orders", "SourceConfigured").await)) }
+    })
+    .await;
+    shop.replicating("orders", 240).await;
+    let written = writer.finish();
+    let rows = shop.rows("orders-db-0").await;
+    written.all_there(rows);
+    shop.nothing_is_missing(Redis::REPLICAS, rows).await;
+    assert_eq!(shop.traces("orders-db-0").await, user);
+    assert_eq!(shop.traces("orders-replica-1-0").await, [""; 0], "nobody follows a replica");
+    assert_eq!(shop.uid("orders-replica-1-0").unwrap(), replica, "a replica does not restart because its source does");
+    assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1, "no second backup");
+    shop.delete("orders", 180).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    shop.remove().await;
 }

@@ -1,8 +1,9 @@
 //! Sources in other shapes than the official image's defaults: each gets its replicas and is as before afterwards.
 
 use serde_json::{Value, json};
+use understudy::api::Phase;
 
-use crate::databases::for_every_engine;
+use crate::databases::{MySql, arguments, for_every_engine};
 use crate::support::{Database, PASSWORD, Place, PostgreSql, Shop, replication, replication_of};
 
 /// The source's pod as a template has it.
@@ -42,6 +43,13 @@ fn as_user(object: &mut Value, context: Value) {
 /// Enables replication, sees a row on read-only replicas, one of whose pods also starts a second time, and deletes the resource: the source is as before.
 /// A line of the replica's settings begins with `proof`.
 async fn replicates<D: Database>(shop: &Place<D>, resource: &Value, proof: &str) {
+    let before = is_enabled(shop, resource, proof).await;
+    shop.delete("orders", 180).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+}
+
+/// The first half of it; gives what the source was like before.
+async fn is_enabled<D: Database>(shop: &Place<D>, resource: &Value, proof: &str) -> Vec<String> {
     let mut source = shop.connect("orders-db-0").await.unwrap();
     source.prepare().await.unwrap();
     source.insert(1).await.unwrap();
@@ -61,8 +69,7 @@ async fn replicates<D: Database>(shop: &Place<D>, resource: &Value, proof: &str)
     shop.nothing_is_missing(D::REPLICAS, 3).await;
     shop.read_only("orders-replica-1-0").await;
     shop.replicating("orders", 120).await;
-    shop.delete("orders", 180).await;
-    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    before
 }
 
 /// A line of a server's settings begins like this.
@@ -174,4 +181,24 @@ async fn a_directory_that_the_server_judges_by_its_mode_is_replicated() {
         shop.remove().await;
     };
     tokio::join!(at_the_mount, of_the_images_user);
+}
+
+/// MySQL alone: its server copies itself with a plugin, which the image may lack, and is dumped without.
+#[tokio::test]
+async fn a_source_that_cannot_be_cloned_is_dumped_and_it_is_said_why() {
+    let shop = Place::<MySql>::new("understudy-dump").await;
+    // There are no plugins there.
+    shop.source("orders-db", |object| arguments(database(object)).push(json!("--plugin-dir=/etc"))).await;
+    let before = is_enabled(&shop, &replication_of::<MySql>("orders", "orders-db"), "plugin_dir=/etc").await;
+    let note = shop.get("orders").await.unwrap().status.unwrap().backup.unwrap().note.unwrap_or_default();
+    assert!(note.starts_with("copied with mysqldump: the source can't install the clone plugin: Can't open shared library"), "{note}");
+    let (status, reason, message) = shop.condition("orders", "BackupTaken").await.unwrap();
+    assert!(status == "True" && reason == "Verified" && message.contains(&note), "{status} {reason} {message}");
+    assert_eq!(shop.traces("orders-db-0").await.len(), 1, "the user alone");
+
+    shop.edit("orders", json!({"enabled": false})).await;
+    shop.phase("orders", Phase::Standalone, 180).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    assert_eq!(shop.traces("orders-db-0").await, [""; 0]);
+    shop.remove().await;
 }

@@ -3,12 +3,13 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::time::Duration;
 use understudy::api::Phase;
 
-use crate::databases::{Standby, for_engines, for_every_engine};
+use crate::databases::{MongoDb, Standby, arguments, for_engines, for_every_engine};
 use crate::story::idle;
-use crate::support::{Database, Place, Shop, Writer, replication, replication_of, run, wait};
+use crate::support::{Database, Place, Shop, Writer, audit_mark, replication, replication_of, run, wait, writes_since};
 
 /// Addresses that a Service leads to.
 async fn endpoints<D: Database>(shop: &Place<D>, service: &str) -> Vec<String> {
@@ -216,5 +217,94 @@ async fn the_progress_of_a_long_copy_stands_in_the_status() {
     shop.replicating("orders", 240).await;
     assert_eq!(shop.get("orders").await.unwrap().status.unwrap().backup.unwrap().percent, Some(100));
     shop.delete("orders", 180).await;
+    shop.remove().await;
+}
+
+/// As a pipeline applies a source's StatefulSet: what it has of a field is what counts.
+fn pipeline(shop: &Place<MongoDb>, object: &Value) {
+    let words = ["apply", "-n", &shop.namespace, "--server-side", "--force-conflicts", "--field-manager=pipeline", "-f", "-"];
+    run("kubectl", &words, &object.to_string()).unwrap();
+}
+
+/// The source has lost its arguments to a pipeline, and it is said: for as long as nobody decides, nothing is written to the cluster.
+async fn reverted(shop: &Place<MongoDb>) {
+    shop.source_ready("orders-db").await;
+    wait("it is said that the source was reverted, and nothing else is done", 180, async || {
+        let mark = audit_mark();
+        // Longer than the pause between two looks.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let (said, writes) = (shop.condition("orders", "Ready").await?, writes_since(&shop.namespace, mark));
+        if said.1 == "SourceReverted" && writes.is_empty() { Ok(()) } else { Err(format!("{said:?} {writes:?}")) }
+    })
+    .await;
+    shop.phase("orders", Phase::Degraded, 5).await;
+}
+
+/// A source that replicates, and whose arguments a pipeline then takes back. Gives what it was like before.
+async fn taken_back(namespace: &str) -> (Place<MongoDb>, Vec<String>) {
+    let shop = Place::<MongoDb>::with_source(namespace).await;
+    pipeline(&shop, &MongoDb::stateful_set("orders-db"));
+    let before = shop.snapshot("orders-db-0").await;
+    let mut source = shop.connect("orders-db-0").await.unwrap();
+    source.prepare().await.unwrap();
+    source.insert(1).await.unwrap();
+    shop.apply(&replication_of::<MongoDb>("orders", "orders-db")).unwrap();
+    shop.replicating("orders", 240).await;
+
+    let set = shop.uid("orders-db-0").unwrap();
+    pipeline(&shop, &MongoDb::stateful_set("orders-db"));
+    shop.replaced("orders-db-0", &set).await;
+    // The replicas are the majority, and elect one of themselves.
+    let follows = wait("one of the replicas is elected", 120, async || {
+        let mut following = Vec::new();
+        for pod in ["orders-replica-1-0", "orders-replica-2-0"] {
+            if !shop.connect(pod).await?.takes_writes().await? {
+                following.push(pod);
+            }
+        }
+        if let [one] = following[..] { Ok(one) } else { Err(format!("{following:?} take no writes")) }
+    })
+    .await;
+    clients_are_sent_to(&shop, &[follows]).await;
+    reverted(&shop).await;
+    assert_eq!(shop.replica_addresses().await, format!("{}.{}.svc", follows.trim_end_matches("-0"), shop.namespace));
+    let alone = shop.uid("orders-db-0").unwrap();
+    wait("the source takes writes alone", 120, async || shop.connect("orders-db-0").await?.insert(2).await).await;
+    assert_eq!((shop.uid("orders-db-0").unwrap(), shop.names::<Job>("understudy.dev/component=backup").await.len()), (alone, 1));
+    (shop, before)
+}
+
+// MongoDB alone: of other engines' sources the StatefulSet is left as it is.
+
+#[tokio::test]
+async fn what_a_pipeline_takes_back_is_not_fought_for_and_the_replicas_are_made_anew_when_their_owner_says_so() {
+    let (shop, before) = taken_back("understudy-reverted").await;
+    // As the message says.
+    shop.edit("orders", json!({"enabled": false})).await;
+    shop.phase("orders", Phase::Standalone, 240).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    assert_eq!(shop.rows("orders-db-0").await, 2);
+    shop.edit("orders", json!({"enabled": true})).await;
+    shop.replicating("orders", 240).await;
+    shop.nothing_is_missing(MongoDb::REPLICAS, 2).await;
+    shop.remove().await;
+}
+
+#[tokio::test]
+async fn arguments_that_come_back_do_not_hide_what_was_written_without_them() {
+    let (shop, before) = taken_back("understudy-returned").await;
+    let alone = shop.uid("orders-db-0").unwrap();
+    let changes = shop.get("orders").await.unwrap().status.unwrap().source.unwrap().changes;
+    let ours = changes.iter().find(|change| change.what.contains("arguments")).unwrap().after.clone();
+    let mut kept = MongoDb::stateful_set("orders-db");
+    arguments(&mut kept["spec"]["template"]["spec"]["containers"][0]).extend(ours.split(' ').map(Value::from));
+    pipeline(&shop, &kept);
+    shop.replaced("orders-db-0", &alone).await;
+    reverted(&shop).await;
+
+    shop.edit("orders", json!({"enabled": false})).await;
+    shop.phase("orders", Phase::Standalone, 240).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    assert_eq!(shop.rows("orders-db-0").await, 2);
     shop.remove().await;
 }

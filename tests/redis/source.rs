@@ -105,6 +105,11 @@ async fn facts_are_those_of_the_server() {
     assert_eq!((facts.replica, facts.cluster, facts.offset, facts.backlog_first, facts.role), (false, false, 0, None, None));
     assert_eq!((facts.persistence, facts.backlog_size), (Some(Persistence { snapshots: true, append_only: false }), Some(MIB)));
     assert_eq!((facts.acl_file.as_str(), facts.user.as_str(), facts.forbidden.len()), ("", "default", 0));
+    assert_eq!(facts.shutdown_wait, 10);
+    for (way, waits) in [("save", 10), ("save now", 0), ("nosave", 0), ("force", 10)] {
+        server.cli(&["config", "set", "shutdown-on-sigterm", way]);
+        assert_eq!(server.facts().await.shutdown_wait, waits, "{way}");
+    }
     assert!(facts.used_memory > 100_000 && server.session().await.measure().await.unwrap() > 100_000, "{facts:?}");
     let stranger = server.session().await.observe_source(None).await.unwrap();
     assert_eq!((stranger.forbidden.len(), stranger.role), (0, None));

@@ -58,7 +58,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     let first = !subject.recorded();
-    warn_of(subject, &mut draft, &E::preflight(server, &everything));
+    warn_of(subject, &mut draft, &preflight::lasting::<E>(server, shape, &everything));
     if first {
         draft.status.enablement = Some(subject.names.identity.word().to_owned());
         draft.status.enablements += 1;
@@ -94,11 +94,10 @@ fn hosts(subject: &Subject, count: u32) -> std::collections::BTreeMap<u32, Strin
 
 /// What has come up since the first change and endangers what runs is said, with an event when it does. It stops nothing.
 fn warn_of<S>(subject: &Subject, draft: &mut Draft<S>, findings: &[Finding]) {
-    let lasting: Vec<Finding> = findings.iter().filter(|finding| finding.lasting).cloned().collect();
-    if lasting.is_empty() {
+    if findings.is_empty() {
         return;
     }
-    let (reason, message) = super::draft::describe(&lasting);
+    let (reason, message) = super::draft::describe(findings);
     let mut said = subject.resource.status.iter().flat_map(|status| &status.conditions);
     if !subject.resource.spec.dry_run && !said.any(|condition| condition.type_ == conditions::PREFLIGHT && condition.reason == reason) {
         draft.steps.push(Step::Tell { warning: true, reason, note: message.clone() });
@@ -147,15 +146,21 @@ fn hindered<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     draft.finish(again)
 }
 
-/// Where the servers have elected another one because the source is gone: clients are told who takes the writes now.
+/// Where the servers have elected another one because the source is gone: clients are told who takes the writes now. Where the source runs alone, because
+/// it was reverted, it is the one that does, and nobody is sent to who was elected beside it.
 fn follow<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
     let reverted = draft.status.source.as_ref().is_some_and(|source| source.reverted);
-    let Some(leader) = facts.leader().filter(|_| !reverted) else { return };
-    replica::lead(subject, facts, draft, Some(leader));
-    let leading = subject.names.replica(leader);
+    let (elected, leader) = (facts.elected(), facts.leader());
+    let Some(leading) = elected.filter(|_| reverted || leader.is_some()).map(|number| subject.names.replica(number)) else { return };
     let serving = |entry: &&ReplicaStatus| entry.proven_at.is_some() && entry.diverged.is_none() && entry.name != leading;
     let proven: Vec<String> = draft.status.replicas.iter().filter(serving).map(|entry| entry.address.clone()).collect();
-    environment::publish(subject, facts, draft, &proven);
+    if !reverted {
+        replica::lead(subject, facts, draft, leader);
+    }
+    // While the pod of a source that was reverted is being replaced, the variables go on naming it.
+    if reverted != leader.is_some() {
+        environment::publish(subject, facts, draft, &proven);
+    }
     serve(subject, facts, draft, &proven);
 }
 

@@ -3,13 +3,15 @@
 use super::{Facts, Subject, target};
 use crate::controller::consent::NOT_ALLOWED;
 use crate::controller::facts::{Administrator, Database, Server, SourceWorkload};
-use crate::engine::{Engine, Finding, WantedSource};
+use crate::engine::{Engine, Finding, LastSave, WantedSource};
 use crate::resources::{Shape, bytes_of, format_bytes};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 /// Reason: the size of the data could not be measured.
 const UNKNOWN: &str = "DataSizeUnknown";
+/// Seconds that are recommended for saving itself: with what servers wait by default, as long as Kubernetes gives by default.
+const SAVING: u64 = 20;
 
 /// The reasons by which a database can't be reached.
 struct Reasons {
@@ -132,7 +134,8 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
         let unfit = E::preflight(server, wanted);
         // What a server hides from this user is mended with what is said of the user already.
         let room = room(subject, facts).into_iter().filter(|finding| unfit.is_empty() || finding.reason != UNKNOWN);
-        found.extend(unfit.iter().cloned().chain(room));
+        let stopped = facts.shape.iter().flatten().filter_map(|shape| stopped_too_soon::<E>(server, shape));
+        found.extend(unfit.iter().cloned().chain(stopped).chain(room));
     }
     if let (Server::Up(server), Some(target)) = (&facts.server, &facts.target) {
         found.extend(target::preflight(subject, facts, server, target));
@@ -148,6 +151,32 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
     // Who has the source has its variables too: that is said already.
     found.extend(facts.taken.iter().filter(|(.., other)| facts.rival.as_ref() != Some(other)).map(taken));
     found
+}
+
+/// Findings that endanger what runs already, too.
+#[must_use]
+pub fn lasting<E: Engine>(server: &E::SourceFacts, shape: &Shape, wanted: &WantedSource) -> Vec<Finding> {
+    E::preflight(server, wanted).into_iter().chain(stopped_too_soon::<E>(server, shape)).filter(|finding| finding.lasting).collect()
+}
+
+/// A source that saves its last rows once it has waited for its replicas is killed while it still waits. Without a replica it would not wait.
+fn stopped_too_soon<E: Engine>(server: &E::SourceFacts, shape: &Shape) -> Option<Finding> {
+    let LastSave { waits, setting } = E::summary(server).last_save?;
+    let grace = shape.grace_period();
+    (grace <= waits).then(|| {
+        Finding::new(
+            "GracePeriodTooShort",
+            format!(
+                "told to stop, the source waits for its replicas, up to {waits} s ({setting}), before it saves what it holds in memory only, and its pod is killed after {grace} s (terminationGracePeriodSeconds): rows that it has confirmed would be lost"
+            ),
+            format!(
+                "set terminationGracePeriodSeconds in the pod template of its StatefulSet to {} or more (its pod restarts for that), or lower {setting} to {}, on the server and in its configuration",
+                waits + SAVING,
+                grace / 2
+            ),
+        )
+        .lasting()
+    })
 }
 
 /// Another resource writes the same keys of the same ConfigMap, and came first.

@@ -1,12 +1,15 @@
 //! The change of the source's StatefulSet, where its server needs one: made once, waited for, and taken back. The source restarts for it, both times.
 
+use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, conditions};
 use crate::api::{Change, Phase, Restart};
 use crate::controller::facts::{Server, SourceWorkload};
 use crate::engine::{Engine, Finding, WantedSource};
-use crate::resources::{Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with, key_arguments};
+use crate::resources::{
+    Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with, key_arguments, needs_key_file,
+};
 
 const REASON: &str = "RestartingSource";
 
@@ -70,7 +73,7 @@ pub fn reverted<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draf
                 subject.source(),
                 words::<E>(subject, false)
             ),
-            "keep these arguments in its manifest, or let the pipeline ignore the field spec.template.spec.containers[].args; then set enabled to false and, once it is Standalone, to true again: the replicas are made anew",
+            "let the pipeline ignore the field spec.template.spec.containers[].args (a manifest can name these arguments only while the source has these replicas: the next ones are others); then set enabled to false and, once it is Standalone, to true again: the replicas are made anew",
         )
     })
 }
@@ -174,23 +177,27 @@ pub fn restore<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
     let names = &subject.names;
     let arguments = E::source_arguments(&names.identity);
     let Some(source) = facts.source.as_ref().filter(|_| !arguments.is_empty()) else { return Restored::Done };
-    if let Some(patch) = build_source_as_before(&source.stateful_set, &arguments) {
+    let manager = names.manager();
+    if let Some(patch) = build_source_as_before(&source.stateful_set, &arguments, &manager) {
         if subject.resource.spec.source.restart == Restart::Never {
             return Restored::NotAllowed(format!(
                 "the source has to restart once without {}, and source.restart is Never. What to do: set it to Allow when the time suits.",
                 arguments.join(" ")
             ));
         }
-        draft.status.disruption.get_or_insert_default().began = Some(Time(facts.now));
+        if container_with(&source.stateful_set, &arguments).is_some() {
+            draft.status.disruption.get_or_insert_default().began = Some(Time(facts.now));
+        }
         draft.steps.push(Step::RestoreSource { stateful_set: subject.source().to_owned(), patch });
         return Restored::Waits("its StatefulSet is put back as it was".to_owned());
     }
-    let manager = names.manager();
     if source.stateful_set.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_ref() == Some(&manager)) {
         draft.steps.push(Step::DisownSource(subject.source().to_owned()));
     }
+    let pod = source.pod.as_ref().and_then(|pod| pod.spec.as_ref());
+    let before = needs_key_file(pod) && !needs_key_file(template(source));
     match &facts.server {
-        Server::Up(server) if E::summary(server).adapted => Restored::Waits(format!("pod {}-0 is being replaced", subject.source())),
+        Server::Up(server) if before || E::summary(server).adapted => Restored::Waits(format!("pod {}-0 is being replaced", subject.source())),
         _ => Restored::Done,
     }
 }
@@ -213,9 +220,15 @@ pub fn on_its_way_back<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>) 
     }
 }
 
+fn template(source: &SourceWorkload) -> Option<&PodSpec> {
+    source.stateful_set.spec.as_ref()?.template.spec.as_ref()
+}
+
 /// Plans to delete the Secret with the key file, once no StatefulSet names it.
 pub fn forget_key<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
-    let named = facts.source.as_ref().is_some_and(|source| container_with(&source.stateful_set, &E::source_arguments(&subject.names.identity)).is_some());
+    let arguments = E::source_arguments(&subject.names.identity);
+    let named = |source: &SourceWorkload| container_with(&source.stateful_set, &arguments).is_some() || needs_key_file(template(source));
+    let named = facts.source.as_ref().is_some_and(named);
     if facts.key && !named {
         draft.steps.push(Step::Delete(Kind::Secret, subject.names.key()));
     }

@@ -138,6 +138,7 @@ impl Engine for MongoDb {
             oldest_for_replica: position(facts.oldest),
             backup_progress: None,
             held: Vec::new(),
+            last_save: None,
         }
     }
 

@@ -128,6 +128,7 @@ impl Engine for MySql {
             // What a clone has copied is known to the recipient only: the Job logs it.
             backup_progress: None,
             held: Vec::new(),
+            last_save: None,
         }
     }
 

@@ -140,6 +140,7 @@ impl Engine for PostgreSql {
             oldest_for_replica: facts.oldest_wal.clone(),
             backup_progress: facts.backup_progress,
             held: facts.slots.iter().map(|slot| (slot.number, if slot.wal_status == "lost" { Held::Lost } else { Held::Kept })).collect(),
+            last_save: None,
         }
     }
 

@@ -46,6 +46,9 @@ pub struct SourceFacts {
     pub append_only_base: u64,
     /// Keys written by a snapshot that is being taken, and keys in all.
     pub snapshot: Option<(u64, u64)>,
+    /// Seconds that the server, told to stop, waits for replicas before it saves (`shutdown-timeout`); 0 where it does not wait, or not save
+    /// (`shutdown-on-sigterm`).
+    pub shutdown_wait: u64,
     /// The user `default` needs no password.
     pub open: bool,
     /// Our replication user.

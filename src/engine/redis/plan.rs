@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{RedisSession, SourceFacts, command, target};
 use crate::api::Change;
-use crate::engine::{Engine, Finding, Identity, Position, SourceSummary, WantedSource};
+use crate::engine::{Engine, Finding, Identity, LastSave, Position, SourceSummary, WantedSource};
 use crate::resources::{Shape, format_bytes};
 
 /// Redis 7 and 8.
@@ -55,6 +55,8 @@ impl fmt::Display for Step {
 
 /// The setting whose default is overrun by what is written during a copy.
 pub(super) const BACKLOG: &str = "repl-backlog-size";
+/// How long a server that is told to stop waits for its replicas before it saves.
+pub(super) const SHUTDOWN_TIMEOUT: &str = "shutdown-timeout";
 /// What a copy and a restore may take; memory is used as it fills.
 const BACKLOG_BYTES: u64 = 64 << 20;
 /// What the replication user may run: `sync` for the backup, the others for the replicas (documentation, "ACL").
@@ -110,6 +112,11 @@ impl Engine for Redis {
                 (u64::try_from(share).unwrap_or(facts.used_memory), Some(facts.used_memory))
             }),
             held: Vec::new(),
+            // An append-only file has what was confirmed, whatever ends the server.
+            last_save: facts
+                .persistence
+                .filter(|persistence| persistence.snapshots && !persistence.append_only && facts.shutdown_wait > 0)
+                .map(|_| LastSave { waits: facts.shutdown_wait, setting: SHUTDOWN_TIMEOUT }),
         }
     }
 

@@ -183,21 +183,47 @@ fn one_replica_that_would_be_overwritten_keeps_all_of_them_out() {
 }
 
 #[test]
-fn persistence_that_is_switched_off_later_is_said_and_stops_nothing() {
+fn what_endangers_what_runs_is_said_when_it_comes_up_and_stops_nothing() {
     let role = Some(UserFacts { may_replicate: true, has_password: true });
     let at = Position::Offset { history: "after".into(), bytes: 900 };
     let streaming =
         Server::Up(ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: Some(3), trouble: None });
     let well = SourceFacts { role, offset: 900, ..restarted(3, 3) };
-    let mut cache = Cache::new(SourceFacts { persistence: Some(Persistence::default()), ..well.clone() }, &[streaming]);
-    let told = |plan: Plan<Step>| plan.steps.iter().filter(|step| step.to_string() == "tell NoPersistence").count();
-    assert_eq!(told(cache.look()), 1);
-    assert_eq!(told(cache.look()), 0, "an event when it begins, not at every look");
-    let (status, reason, message) = cache.world.condition(conditions::PREFLIGHT);
-    assert!(status == "False" && reason == "NoPersistence" && message.contains("CONFIG SET save"), "{status} {reason} {message}");
-    assert_eq!((cache.world.condition(conditions::READY).0.as_str(), cache.world.phase()), ("True", Phase::Ready));
-    assert_eq!(cache.world.condition(conditions::STALLED).0, "False");
-    cache.source = well;
-    cache.look();
-    assert_eq!(cache.world.condition(conditions::PREFLIGHT).1, "Passed", "it goes on by itself");
+    for (changed, reason, word) in [
+        (SourceFacts { persistence: Some(Persistence::default()), ..well.clone() }, "NoPersistence", "CONFIG SET save"),
+        (SourceFacts { shutdown_wait: 30, ..well.clone() }, "GracePeriodTooShort", "up to 30 s (shutdown-timeout)"),
+    ] {
+        let mut cache = Cache::new(changed, std::slice::from_ref(&streaming));
+        let told = |plan: Plan<Step>| plan.steps.iter().filter(|step| step.to_string() == format!("tell {reason}")).count();
+        assert_eq!(told(cache.look()), 1);
+        assert_eq!(told(cache.look()), 0, "an event when it begins, not at every look");
+        let (status, found, message) = cache.world.condition(conditions::PREFLIGHT);
+        assert!(status == "False" && found == reason && message.contains(word), "{status} {found} {message}");
+        assert_eq!((cache.world.condition(conditions::READY).0.as_str(), cache.world.phase()), ("True", Phase::Ready));
+        assert_eq!(cache.world.condition(conditions::STALLED).0, "False");
+        cache.source = well.clone();
+        cache.look();
+        assert_eq!(cache.world.condition(conditions::PREFLIGHT).1, "Passed", "it goes on by itself");
+    }
+}
+
+#[test]
+fn a_source_that_would_be_killed_before_its_last_save_gets_no_replica() {
+    let waits = |waits, grace: Option<i64>| {
+        let mut world = World::new(1);
+        world.resource.spec.engine = EngineKind::Redis;
+        world.stateful_set.as_mut().unwrap().spec.as_mut().unwrap().template.spec.as_mut().unwrap().termination_grace_period_seconds = grace;
+        let source = SourceFacts { shutdown_wait: waits, offset: 900, ..restarted(3, 3) };
+        let mut cache = Cache { world, source, replicas: BTreeMap::new() };
+        let blocked = cache.look().steps.is_empty() && cache.world.phase() == Phase::Blocked;
+        let (_, reason, message) = cache.world.condition(conditions::PREFLIGHT);
+        assert_eq!(blocked, reason == "GracePeriodTooShort", "{reason}: {message}");
+        blocked.then_some(message)
+    };
+    let message = waits(10, Some(10)).unwrap();
+    for word in ["up to 10 s (shutdown-timeout)", "killed after 10 s (terminationGracePeriodSeconds)", "to 30 or more", "lower shutdown-timeout to 5"] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    assert!(waits(30, None).is_some() && waits(10, Some(0)).is_some());
+    assert_eq!([waits(10, None), waits(10, Some(11)), waits(0, Some(0))], [None, None, None], "it saves in time, or would be killed without a replica too");
 }

@@ -1,7 +1,8 @@
 //! A source that restarts as a replica set, against a model of it: restarted once each way, whatever happens in between, and followed when another is elected.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::json;
@@ -15,7 +16,7 @@ use crate::controller::facts::{Administrator, Applied, Facts, JobState, Own, Pod
 use crate::controller::plan::{Kind, Object, Plan, Step, conditions, merge, plan};
 use crate::engine::mongodb::{Member, MongoDb, SourceFacts, Standing, Step as SourceStep};
 use crate::engine::{Engine, Position, ReplicaSummary};
-use crate::resources::{container_with, inspect};
+use crate::resources::{container_with, inspect, needs_key_file};
 
 /// Everything that outlives the controller.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ struct Set {
     resource: DatabaseReplication,
     exists: bool,
     stateful_set: StatefulSet,
+    /// What its pod was started from.
+    started: PodSpec,
     /// What the source's server is: of the template that its pod was started from.
     source: SourceFacts,
     restarts: u32,
@@ -60,10 +63,12 @@ impl Set {
         });
         let source =
             SourceFacts { version: "6.0.5".into(), data_directory: "/data/db".into(), authorization: true, user: "root".into(), ..SourceFacts::default() };
+        let started = serde_json::from_value(stateful_set["spec"]["template"]["spec"].clone());
         Self {
             resource: resource.unwrap(),
             exists: true,
             stateful_set: serde_json::from_value(stateful_set).unwrap(),
+            started: started.unwrap(),
             source,
             restarts: 0,
             left: vec![],
@@ -95,7 +100,7 @@ impl Set {
             let summary = ReplicaSummary { read_only: !leads, leads, streaming: member, received: applied.clone(), applied, records: None, trouble: None };
             (number, Server::Up(summary))
         };
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "orders-db-0"}})).unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "orders-db-0"}, "spec": self.started})).unwrap();
         let (stateful_set, reachable) = (self.stateful_set.clone(), self.reachable);
         Facts {
             now: self.now,
@@ -142,9 +147,15 @@ impl Set {
                 let changes = matches!(step, Step::ChangeSource { .. });
                 assert!(!changes || self.key && self.services.contains_key("orders-source"), "what the pod needs to start is there before it restarts");
                 assert!(changes || self.own.stateful_sets.is_empty(), "the source is alone before it is put back");
-                let args = patch["spec"]["template"]["spec"]["containers"][0]["args"].clone();
-                self.containers()[0].args = serde_json::from_value(args).unwrap();
-                self.reachable = false;
+                let ours = MongoDb::source_arguments(&self.subject().names.identity);
+                let manager = json!([{"manager": self.subject().names.manager(), "fieldsV1": {"f:initContainers": {"understudy-key": {}}}}]);
+                let pod = patch["spec"]["template"]["spec"].clone();
+                if changes || container_with(&self.stateful_set, &ours).is_some() {
+                    self.containers()[0].args = serde_json::from_value(pod["containers"][0]["args"].clone()).unwrap();
+                    self.reachable = false;
+                }
+                self.pod().init_containers = serde_json::from_value(pod["initContainers"].clone()).unwrap();
+                self.stateful_set.metadata.managed_fields = changes.then(|| serde_json::from_value(manager).unwrap());
             }
             Step::Source(step) => self.execute_source(step),
             Step::Mark(replicas) => {
@@ -172,7 +183,8 @@ impl Set {
             }
             Step::Delete(Kind::Secret, _) => {
                 let ours = MongoDb::source_arguments(&self.subject().names.identity);
-                assert!(container_with(&self.stateful_set, &ours).is_none(), "a source that names the key file can't start without it");
+                let named = container_with(&self.stateful_set, &ours).is_some() || needs_key_file(Some(self.pod()));
+                assert!(!named, "a source that names the key file can't start without it");
                 self.key = false;
             }
             Step::Delete(Kind::Service, name) => {
@@ -188,12 +200,20 @@ impl Set {
             Step::Delete(Kind::Claim, name) | Step::Keep(name) => drop(self.own.claims.remove(name)),
             Step::Serve { pod, serving } => drop(if *serving { self.serving.insert(pod.clone()) } else { self.serving.remove(pod) }),
             Step::Publish { data, .. } => self.variables.extend(data.clone()),
-            Step::Grow { .. } | Step::Tell { .. } | Step::DisownSource(_) => {}
+            Step::DisownSource(_) => {
+                let manager = Some(self.subject().names.manager());
+                self.stateful_set.metadata.managed_fields.iter_mut().for_each(|entries| entries.retain(|entry| entry.manager != manager));
+            }
+            Step::Grow { .. } | Step::Tell { .. } => {}
         }
     }
 
-    fn containers(&mut self) -> &mut Vec<k8s_openapi::api::core::v1::Container> {
-        &mut self.stateful_set.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers
+    fn pod(&mut self) -> &mut PodSpec {
+        self.stateful_set.spec.as_mut().unwrap().template.spec.as_mut().unwrap()
+    }
+
+    fn containers(&mut self) -> &mut Vec<Container> {
+        &mut self.pod().containers
     }
 
     fn execute_source(&mut self, step: &SourceStep) {
@@ -220,6 +240,7 @@ impl Set {
     /// What Kubernetes does by itself meanwhile: Jobs end, and the source's pod follows its template.
     fn pass_time(&mut self) {
         self.now += Duration::from_secs(5);
+        self.started = self.pod().clone();
         for (name, job) in &mut self.own.jobs {
             if *job == Some(JobState::Running) {
                 let message = json!({"position": "1800000000:1", "bytes": 1000, "checksum": "abc", "completedAt": "2026-11-24T00:00:00Z"}).to_string();
@@ -375,6 +396,19 @@ fn what_was_taken_back_by_others_is_said_and_not_fought_for() {
     let told = set.settle(&[]);
     assert_eq!((set.phase(), set.ready().1.as_str()), (Phase::Degraded, "SourceReverted"), "{told:?}");
     assert_eq!((&set.stateful_set, set.own.stateful_sets.len()), (&theirs, 2), "nothing is touched");
+    // The replicas are the majority, and elect one of themselves: what is written to it would be lost.
+    set.elected = Some(1);
+    set.settle(&[]);
+    assert_eq!(
+        (set.ready().1.as_str(), set.primary().as_str(), set.variables["MONGODB_ADDRESS"].as_str()),
+        ("SourceReverted", "orders-db-0", "orders-db.shop.svc")
+    );
+    assert_eq!(set.serving, BTreeSet::from(["orders-replica-2-0".to_owned()]), "nobody is sent to it");
+    assert_eq!(set.variables["MONGODB_SLAVE_ADDRESSES_INT"], "orders-replica-2.shop.svc");
+    set.reachable = false;
+    set.settle(&[]);
+    assert_eq!(set.variables["MONGODB_ADDRESS"], "orders-db.shop.svc", "nor while the source is away");
+    (set.elected, set.reachable) = (None, true);
     // The pipeline gives in: what was written meanwhile is still on no replica.
     let names = set.subject().names;
     set.containers()[0].args.as_mut().unwrap().extend(MongoDb::source_arguments(&names.identity));
@@ -384,6 +418,47 @@ fn what_was_taken_back_by_others_is_said_and_not_fought_for() {
     set.settle(&[]);
     assert_eq!(set.phase(), Phase::Standalone);
     assert_eq!(set.stateful_set, theirs);
+}
+
+#[test]
+fn what_needs_the_key_file_goes_before_it_where_others_have_taken_only_the_arguments_away() {
+    let start = Set::new();
+    let mut set = Set::replicating();
+    *set.containers() = start.clone().containers().clone();
+    set.pass_time();
+    set.settle(&[]);
+    assert!(set.ready().1 == "SourceReverted" && needs_key_file(Some(set.pod())), "{:?}", set.ready());
+    set.edit(|spec| spec.enabled = false);
+    loop {
+        let plan = set.look();
+        plan.steps.iter().for_each(|step| set.execute(step));
+        if plan.steps.iter().any(|step| matches!(step, Step::RestoreSource { .. })) {
+            break;
+        }
+        assert!(set.phase() != Phase::Standalone, "{:?}", set.stateful_set);
+        set.pass_time();
+    }
+    let forgets = |plan: &Plan<SourceStep>| plan.steps.iter().any(|step| matches!(step, Step::Delete(Kind::Secret, _)));
+    assert!(!forgets(&set.look()), "its pod was started with it, and may be started again");
+    set.pass_time();
+    assert!(forgets(&set.look()));
+    set.settle(&[]);
+    assert_eq!(set.phase(), Phase::Standalone);
+    set.assert_as_before(&start);
+}
+
+#[test]
+fn a_key_file_that_somebody_elses_manifest_names_too_is_left_to_them() {
+    let start = Set::new();
+    let mut set = Set::replicating();
+    *set.containers() = start.clone().containers().clone();
+    let theirs = set.stateful_set.metadata.managed_fields.as_mut().unwrap();
+    theirs.push(ManagedFieldsEntry { manager: Some("pipeline".into()), ..theirs[0].clone() });
+    set.pass_time();
+    set.edit(|spec| spec.enabled = false);
+    set.settle(&[]);
+    assert_eq!(set.phase(), Phase::Standalone);
+    assert!(set.key && needs_key_file(Some(set.pod())), "without it the source would not start");
 }
 
 #[test]

@@ -173,6 +173,19 @@ fn progress_is_the_share_of_keys() {
 }
 
 #[test]
+fn what_was_confirmed_is_saved_at_the_end_only_where_there_is_no_append_only_file() {
+    let last_save = |snapshots, append_only, shutdown_wait| {
+        let facts = SourceFacts { persistence: Some(Persistence { snapshots, append_only }), shutdown_wait, ..defaults() };
+        Redis::summary(&facts).last_save.map(|save| save.waits)
+    };
+    assert_eq!(last_save(true, false, 10), Some(10));
+    assert_eq!(last_save(true, false, 0), None, "it does not wait");
+    assert_eq!((last_save(true, true, 10), last_save(false, true, 10)), (None, None), "the file has it, whatever ends the server");
+    assert_eq!(last_save(false, false, 10), None, "nothing is saved at all, which is said already");
+    assert_eq!(Redis::summary(&SourceFacts { shutdown_wait: 10, persistence: None, ..defaults() }).last_save, None, "it could not be read");
+}
+
+#[test]
 fn undoing_by_hand_names_what_was_changed() {
     let facts = SourceFacts { acl_file: "/data/users.acl".into(), ..defaults() };
     let recorded: Vec<Change> = Redis::plan_enable(&facts, &wanted()).iter().filter_map(|step| Redis::record(&facts, step)).collect();

@@ -3,7 +3,7 @@
 use redis::{RedisError, Value};
 
 use super::super::facts::{Persistence, SourceFacts, UserFacts};
-use super::super::plan::BACKLOG;
+use super::super::plan::{BACKLOG, SHUTDOWN_TIMEOUT};
 use super::answer::{Info, pairs, text, texts};
 use super::{RedisSession, words};
 use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
@@ -60,7 +60,7 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
     let doing = "reading the server's state";
     let user = session.endpoint.username.clone();
     let role = identity.map(Identity::role).unwrap_or_default();
-    let settings = vec!["CONFIG", "GET", "dir", "save", "appendonly", "aclfile", "databases", BACKLOG];
+    let settings = vec!["CONFIG", "GET", "dir", "save", "appendonly", "aclfile", "databases", SHUTDOWN_TIMEOUT, "shutdown-on-sigterm", BACKLOG];
     let mut commands = vec![vec!["INFO"], settings, vec!["ACL", "GETUSER", &role], vec!["ACL", "GETUSER", super::DEFAULT_USER]];
     commands.extend(NEEDED.map(|words| [&["ACL", "DRYRUN", &user], words].concat()));
     let mut answers = session.ask_all(doing, &commands).await?.into_iter();
@@ -83,6 +83,8 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
             _ => {}
         }
     }
+    let on_sigterm = setting("shutdown-on-sigterm").unwrap_or_default();
+    let at_once = on_sigterm.split_whitespace().any(|word| matches!(word, "now" | "nosave"));
     let mut seen = std::collections::BTreeSet::new();
     forbidden.retain(|name| seen.insert(name.clone()));
 
@@ -108,6 +110,7 @@ pub async fn source(session: &mut RedisSession, identity: Option<&Identity>) -> 
         keys_expired: info.number("expired_keys"),
         keys_loaded: info.number("rdb_last_load_keys_loaded") + info.number("rdb_last_load_keys_expired"),
         append_only_base: info.number("aof_base_size"),
+        shutdown_wait: setting(SHUTDOWN_TIMEOUT).and_then(|seconds| seconds.parse().ok()).filter(|_| !at_once).unwrap_or(0),
         open: ["on", "nopass"].iter().all(|flag| list(&everybody, "flags").iter().any(|known| known == flag)),
         role: identity.and_then(|_| self::user(&found)),
     })
