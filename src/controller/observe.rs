@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use super::context::{Context, MEASURED_FOR, READ_FOR};
 use super::facts::{Administrator, Facts, Own, Server, SourceWorkload, Subject};
-use crate::engine::{Endpoint, Engine, Finding, Session, SessionError};
-use crate::resources::{Shape, bytes_of, inspect, labels};
+use crate::engine::{Endpoint, Engine, Finding, Key, Session, SessionError};
+use crate::resources::{Shape, bytes_of, inspect, key_of, labels};
 
 /// Objects of the user's, which are read and never watched.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub struct Read {
     config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
     service: Option<String>,
     claim: Option<(String, u64, Option<String>)>,
-    key: bool,
+    key: Option<Key>,
 }
 
 impl Read {
@@ -68,7 +68,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let mut replicas = BTreeMap::new();
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
         if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.administrator) {
-            let replica = match E::Session::connect(&endpoint(subject, administrator, ip)).await {
+            let replica = match E::Session::connect_replica(&endpoint(subject, administrator, ip), read.key.as_ref()).await {
                 Ok(mut session) => session.observe_replica().await,
                 Err(error) => Err(error),
             };
@@ -96,7 +96,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         claim: read.claim.clone().map(|(_, bytes, class)| (bytes, class)),
         config_maps: read.config_maps.clone(),
         service: read.service.clone(),
-        key: read.key,
+        key: read.key.is_some(),
         rival: context.rival(&subject.resource),
         taken: context.taken(subject),
         data_bytes,
@@ -216,8 +216,11 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
         administrator: administrator::<E>(context, subject).await?,
         config_maps,
         claim: None,
-        // Other engines have none, and nobody is asked for it.
-        key: !E::source_arguments(&subject.names.identity).is_empty() && get::<Secret>(context, namespace, &subject.names.key()).await?.is_some(),
+        key: match E::source_arguments(&subject.names.identity)[..] {
+            // Other engines have none, and nobody is asked for it.
+            [] => None,
+            _ => get::<Secret>(context, namespace, &subject.names.key()).await?.as_ref().map(key_of),
+        },
     })
 }
 

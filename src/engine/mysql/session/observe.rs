@@ -217,6 +217,7 @@ pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, Sessi
         // What was applied counts as received: what was restored has never been received.
         received: position(doing, &format!("{executed},{}", row.word("received")))?,
         records: None,
+        copy_progress: None,
         trouble,
     })
 }
