@@ -13,13 +13,14 @@ pub struct Events {
 }
 
 /// Reasons of `Ready` that are passed through on the way, and are told by the steps that lead there.
-const ROUTINE: [&str; 10] = [
+const ROUTINE: [&str; 11] = [
     "RestartingSource",
     "Observing",
     "Configuring",
     "BackingUp",
     "Restoring",
     "ReplicaStarting",
+    "ReplicaCopying",
     "CatchingUp",
     "UpdatingVariables",
     "RemovingReplicas",

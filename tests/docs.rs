@@ -20,10 +20,11 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 34] = [
+const NO_REASONS: [&str; 35] = [
     "Complete",
     "ConfigMap",
     "ContainerCreating",
+    "Copying",
     "Diverged",
     "Failed",
     "False",

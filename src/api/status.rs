@@ -178,8 +178,11 @@ pub struct ReplicaStatus {
     pub name: String,
     /// Name under which clients inside the cluster reach it.
     pub address: String,
-    /// `Restoring`, `Starting`, `CatchingUp`, `InSync`, `NotReplicating`, `Lost` or `Removing`.
+    /// `Pending`, `Restoring`, `Starting`, `Copying`, `CatchingUp`, `InSync`, `NotReplicating`, `Diverged`, `Lost` or `Removing`.
     pub state: String,
+    /// Progress of the copy that its server makes of the source by itself in percent, in steps of ten; only while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
     /// The claim of its volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,

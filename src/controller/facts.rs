@@ -319,13 +319,13 @@ impl<E: Engine> Facts<E> {
         self.replicas.iter().find(|(_, replica)| leads(replica)).map(|(number, _)| *number)
     }
 
-    /// How far the replica that is furthest behind is behind the source; none where either can't be asked.
+    /// How far the replica that is furthest behind is behind the source; none where either can't be asked. One that copies everything has no position yet.
     #[must_use]
     pub fn lag(&self) -> Option<Lag> {
         let Server::Up(server) = &self.server else { return None };
         let position = E::summary(server).position;
         let lags = self.replicas.values().filter_map(|replica| match replica {
-            Server::Up(replica) => Some(Lag::between(&position, &replica.applied)),
+            Server::Up(replica) if replica.copy_progress.is_none() => Some(Lag::between(&position, &replica.applied)),
             _ => None,
         });
         lags.max_by_key(|lag| lag.amount())

@@ -14,8 +14,8 @@ use std::time::Instant;
 use super::consent::{allows, refusal};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
 use super::facts::{Administrator, Database, Facts, Own, Server, SourceWorkload, Subject, TargetFacts};
-use crate::engine::{Endpoint, Engine, Finding, Identity, Session, SessionError};
-use crate::resources::{Shape, bytes_of, inspect, labels};
+use crate::engine::{Endpoint, Engine, Finding, Identity, Key, Session, SessionError};
+use crate::resources::{Shape, bytes_of, inspect, key_of, labels};
 
 /// Objects of the user's, which are read and never watched.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct Read {
     service: Option<String>,
     /// Volumes of claims that were found, by namespace and name.
     claims: BTreeMap<(String, String), Volume>,
-    key: bool,
+    key: Option<Key>,
 }
 
 /// Size in bytes and class of a volume.
@@ -81,7 +81,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let source = subject.source_database();
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
         if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.source.administrator) {
-            let replica = match E::Session::connect(&endpoint(source, administrator, ip)).await {
+            let replica = match E::Session::connect_replica(&endpoint(source, administrator, ip), read.key.as_ref()).await {
                 Ok(mut session) => session.observe_replica().await,
                 Err(error) => Err(error),
             };
@@ -103,7 +103,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         target,
         config_maps: read.config_maps.clone(),
         service: read.service.clone(),
-        key: read.key,
+        key: read.key.is_some(),
         rival: context.rival(&subject.resource),
         taken: context.taken(subject),
         data_bytes,
@@ -259,8 +259,11 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
         target,
         config_maps,
         claims: BTreeMap::new(),
-        // Other engines have none, and nobody is asked for it.
-        key: !E::source_arguments(&subject.names.identity).is_empty() && get::<Secret>(context, namespace, &subject.names.key()).await?.is_some(),
+        key: match E::source_arguments(&subject.names.identity)[..] {
+            // Other engines have none, and nobody is asked for it.
+            [] => None,
+            _ => get::<Secret>(context, namespace, &subject.names.key()).await?.as_ref().map(key_of),
+        },
     })
 }
 

@@ -29,14 +29,18 @@ macro_rules! with_engine {
 }
 pub(crate) use with_engine;
 
+mod endpoint;
 pub mod mongodb;
 pub mod mysql;
 mod position;
 pub mod postgresql;
+mod progress;
 pub mod redis;
 mod user_data;
 
+pub use endpoint::{Endpoint, Key};
 pub use position::{Lag, Position, TransactionSet};
+pub use progress::Progress;
 
 use k8s_openapi::api::core::v1::Container;
 use std::collections::BTreeMap;
@@ -44,27 +48,6 @@ use std::fmt::{Debug, Display};
 use std::future::Future;
 
 use crate::resources::Shape;
-
-/// Where a server is, and who to be there.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Address or name of the host.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// The database to connect to.
-    pub database: String,
-    /// Name of the administrator.
-    pub username: String,
-    /// Password of the administrator. Never printed.
-    pub password: String,
-}
-
-impl Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}:{}/{}", self.username, self.host, self.port, self.database)
-    }
-}
 
 /// Why a server did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -183,8 +166,8 @@ pub struct SourceSummary {
     pub oldest_for_seed: Position,
     /// The oldest position that a replica which is not connected could continue from by itself; the default where it always can.
     pub oldest_for_replica: Position,
-    /// Progress of a backup that runs now: bytes copied, and bytes in all where the server knows.
-    pub backup_progress: Option<(u64, Option<u64>)>,
+    /// Progress of a backup that runs now, as far as the server knows.
+    pub backup_progress: Option<Progress>,
     /// Replicas for which the source holds its log, by number, and whether what they need is still there.
     pub held: Vec<(u32, Held)>,
     /// What it has confirmed last is saved only when it stops, and not at once then; none where nothing is lost with a server that is killed.
@@ -224,6 +207,8 @@ pub struct ReplicaSummary {
     pub received: Position,
     /// How many records it holds; none where a source does not say with how many it has started.
     pub records: Option<u64>,
+    /// Progress of the copy of everything that it fetches from the source by itself now; none where it fetches none.
+    pub copy_progress: Option<Progress>,
     /// What keeps it from applying, in the engine's own words.
     pub trouble: Option<String>,
 }
@@ -353,6 +338,13 @@ pub trait Session: Sized + Send {
     /// # Errors
     /// [`SessionError::Unreachable`] without an answer within 3 seconds, [`SessionError::Refused`] if the login is rejected.
     fn connect(endpoint: &Endpoint) -> impl Future<Output = Result<Self, SessionError>> + Send;
+
+    /// Connects to a replica, only to observe it. `key` is what the servers trust each other by, where they have a key file: one that still copies its users may
+    /// know nobody else.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    fn connect_replica(endpoint: &Endpoint, key: Option<&Key>) -> impl Future<Output = Result<Self, SessionError>> + Send;
 
     /// Reads everything that planning needs of a source; `identity` is that of the enabling, if there is one already. Changes nothing.
     ///

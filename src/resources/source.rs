@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use super::jobs::{restricted, small};
 use super::{Names, Workload, meta};
+use crate::engine::Key;
 
 /// Directory of the key file in the database's container.
 const KEY_DIRECTORY: &str = "/run/understudy/key";
@@ -111,6 +112,12 @@ pub fn build_key(names: &Names) -> Secret {
         data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(hex::encode(bytes).into_bytes()))])),
         ..Secret::default()
     }
+}
+
+/// What servers that mount this Secret trust each other by.
+#[must_use]
+pub fn key_of(secret: &Secret) -> Key {
+    Key::new(secret.data.as_ref().and_then(|data| data.get(KEY)).map_or(&[][..], |content| &content.0))
 }
 
 fn patch(name: &str, uid: Option<&str>, pod: &Value) -> Value {
@@ -246,7 +253,9 @@ mod tests {
         let key = |secret: Secret| String::from_utf8(secret.data.unwrap()[KEY].0.clone()).unwrap();
         let (one, other) = (build_key(&names()), build_key(&names()));
         assert!(one.metadata.owner_references.is_none() && one.immutable == Some(true));
+        let read = key_of(&one);
         let (one, other) = (key(one), key(other));
+        assert_eq!((read.secret(), key_of(&Secret::default()).secret()), (one.as_str(), ""));
         assert!((6..=1024).contains(&one.len()) && one.bytes().all(|b| b.is_ascii_hexdigit()));
         assert_ne!(one, other);
     }

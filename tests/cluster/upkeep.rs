@@ -194,7 +194,7 @@ const HOLD_AFTER_A_THIRD: &str = "DO $$ DECLARE sender int; BEGIN
     RAISE EXCEPTION 'no backup is being sent';
 END $$";
 
-/// PostgreSQL alone: its server says in bytes how far a copy is, and can be held there. A copy of MySQL is known to its recipient only, and logged there.
+/// PostgreSQL alone: its server can be held in the middle of a copy. What the servers of MySQL and MongoDB say of theirs is in their engines' tests.
 #[tokio::test]
 async fn the_progress_of_a_long_copy_stands_in_the_status() {
     let shop = Shop::with_source("understudy-progress").await;

@@ -10,6 +10,7 @@ mod common;
 mod election;
 mod errors;
 mod findings;
+mod progress;
 mod server;
 mod set;
 mod undo;

@@ -17,14 +17,14 @@ use ::mongodb::{Client, Database};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use understudy::engine::mongodb::{MongoDb, MongoSession, SourceFacts};
-use understudy::engine::{Endpoint, Engine, ReplicaSummary, Session, SessionError};
+use understudy::engine::{Endpoint, Engine, Key, ReplicaSummary, Session, SessionError};
 
 use super::common::{Agent, Process, Serving, Workshop, free_port, identity, until};
 
 /// The user of the official image.
 const USER: u32 = 999;
-/// What a key file holds.
-const KEY: &str = "5f2a9c0e6b1d4837a0c4e9d2b7f6a1358c3e0d5b9a7f42166e8d1c0b3a5f9724";
+/// What a key file holds; white space in it has no meaning.
+const KEY: &str = "5f2a9c0e6b1d4837a0c4e9d2b7f6a135\n8c3e0d5b9a7f42166e8d1c0b3a5f9724\n";
 
 /// The root file system that servers run in.
 fn world() -> PathBuf {
@@ -207,14 +207,16 @@ impl Server {
         }
     }
 
+    /// What members trust each other by, where there is a login.
+    pub fn key(&self) -> Option<Key> {
+        (!self.password.is_empty()).then(|| Key::new(&fs::read(self.root.path().join("key")).unwrap()))
+    }
+
     /// What is observed, once it is as asked.
-    async fn observed<T: Debug>(&self, what: &str, mut observe: impl AsyncFnMut(MongoSession) -> Result<T, SessionError>, enough: impl Fn(&T) -> bool) -> T {
+    async fn observed<T: Debug>(&self, what: &str, mut observe: impl AsyncFnMut() -> Result<T, SessionError>, enough: impl Fn(&T) -> bool) -> T {
         let seen = RefCell::new(String::new());
         let ask = async || {
-            let found = match MongoSession::connect(&self.endpoint()).await {
-                Ok(session) => observe(session).await,
-                Err(error) => Err(error),
-            };
+            let found = observe().await;
             *seen.borrow_mut() = format!("{found:?}");
             found.ok().filter(|found| enough(found))
         };
@@ -223,12 +225,13 @@ impl Server {
 
     /// Its facts as a source, once they are as asked.
     pub async fn facts_once(&self, what: &str, enough: impl Fn(&SourceFacts) -> bool) -> SourceFacts {
-        self.observed(what, async |mut session| session.observe_source(Some(&identity())).await, enough).await
+        self.observed(what, async || MongoSession::connect(&self.endpoint()).await?.observe_source(Some(&identity())).await, enough).await
     }
 
     /// Its state as a replica, once it is as asked.
     pub async fn state_once(&self, what: &str, enough: impl Fn(&ReplicaSummary) -> bool) -> ReplicaSummary {
-        self.observed(what, async |mut session| session.observe_replica().await, enough).await
+        let key = self.key();
+        self.observed(what, async || MongoSession::connect_replica(&self.endpoint(), key.as_ref()).await?.observe_replica().await, enough).await
     }
 
     /// A backup volume and the agent beside this server. Programs in the directory `instead` win over those of the same name.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Draft, Facts, Kind, Object, Step, Subject, again, conditions};
 use crate::api::BackupStatus;
 use crate::controller::facts::JobState;
-use crate::engine::{Engine, SourceSummary};
+use crate::engine::{Engine, Progress, SourceSummary};
 use crate::resources::{JobRequest, build_backup_claim, build_backup_job, build_primary_service, format_bytes};
 
 /// What the agent leaves in the termination message: the parts of the manifest that belong in the status.
@@ -93,12 +93,13 @@ pub fn plan<E: Engine>(
         Some(Some(JobState::Failed(why, at))) => {
             if waited(subject, facts.now, *at, backup.failures) {
                 backup.failures += 1;
-                backup.position = None;
+                // What it had copied counts for nothing.
+                (backup.position, backup.percent, backup.bytes) = (None, None, None);
                 draft.steps.push(Step::Delete(Kind::Job, name.clone()));
             }
             (Some(format!("{why}; it is tried again. Log: kubectl logs -n {} job/{name}", names.namespace)), "BackupFailed", BackupState::Pending)
         }
-        Some(Some(JobState::Running)) => (Some(progress(&mut backup, server)), "BackingUp", BackupState::Running),
+        Some(Some(JobState::Running)) => (Some(progress(&mut backup, server, facts.data_bytes.as_ref().ok())), "BackingUp", BackupState::Running),
         Some(None) => (Some("the Job of an attempt before is being removed".to_owned()), "BackingUp", BackupState::Pending),
         None => {
             apply::<E>(subject, facts, draft, request, sequence);
@@ -174,20 +175,27 @@ fn record(backup: &mut BackupStatus, message: Option<&str>) {
     }
 }
 
-/// Progress from the server's own view, in steps of ten percent so that it does not tick.
-fn progress(backup: &mut BackupStatus, server: &SourceSummary) -> String {
-    let Some((copied, total)) = server.backup_progress else {
+/// Progress from the server's own view, in steps so that it does not tick. Where the server does not know how much there is to copy, it is as much as was
+/// `measured` before the first change.
+fn progress(backup: &mut BackupStatus, server: &SourceSummary, measured: Option<&u64>) -> String {
+    let Some(progress) = server.backup_progress else {
         return "the backup is running".to_owned();
     };
-    let percent = total.filter(|total| *total > 0).map(|total| copied.saturating_mul(100) / total);
-    let percent = percent.and_then(|percent| u32::try_from(percent.min(100) / 10 * 10).ok()).max(backup.percent);
+    // Nothing has been copied yet, and the server is still finding out how much it will be.
+    if progress == (Progress { copied: 0, total: None }) {
+        return "the server prepares the backup (checkpoint)".to_owned();
+    }
+    let progress = Progress { total: progress.total.or(measured.copied()), ..progress };
+    let percent = progress.percent().max(backup.percent);
     if percent != backup.percent {
         backup.percent = percent;
-        backup.bytes = i64::try_from(copied).ok();
+        backup.bytes = i64::try_from(progress.copied).ok();
     }
-    match (percent, total) {
-        (Some(percent), Some(total)) => format!("{percent} % of {} copied", format_bytes(total)),
-        _ => "the server prepares the backup (checkpoint)".to_owned(),
+    match progress.total {
+        // The data has grown since it was measured. A little more than it goes over the wire in any case.
+        Some(total) if progress.copied > total.saturating_add(total / 10) => format!("more than {} copied", format_bytes(total)),
+        Some(total) => format!("{} % of {} copied", percent.unwrap_or_default(), format_bytes(total)),
+        None => "the backup is running".to_owned(),
     }
 }
 

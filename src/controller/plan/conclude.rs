@@ -121,6 +121,7 @@ impl<E: Engine> Enabling<'_, E> {
                 );
                 (Phase::Degraded, "ReplicaDiverged", message, again::BLOCKED)
             }
+            State::Copying(why) => (Phase::CatchingUp, "ReplicaCopying", format!("{name}: {why}"), again::SOON),
             State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
             State::Lost(why) => (Phase::Degraded, "ReplicaLost", format!("{name} cannot go on: {why}"), again::SOON),
             State::CatchingUp | State::InSync => {

@@ -388,7 +388,7 @@ impl<E: Engine> Enabling<'_, E> {
 
     /// A replica that has shown what was written after its restore and, for all that is known, still holds it.
     fn holds(&self, number: u32, state: &State) -> bool {
-        let there = matches!(state, State::Starting(_) | State::NotReplicating(_) | State::CatchingUp | State::InSync);
+        let there = matches!(state, State::Starting(_) | State::Copying(_) | State::NotReplicating(_) | State::CatchingUp | State::InSync);
         *state == State::InSync || there && self.before(number).is_some_and(|before| before.proven_at.is_some())
     }
 
@@ -418,7 +418,7 @@ impl<E: Engine> Enabling<'_, E> {
                     draft.steps.extend(E::plan_release(self.server, &names.identity, number).into_iter().map(Step::Source));
                 }
             }
-            State::Restored | State::Starting(_) | State::NotReplicating(_) | State::CatchingUp | State::InSync => {
+            State::Restored | State::Starting(_) | State::Copying(_) | State::NotReplicating(_) | State::CatchingUp | State::InSync => {
                 if !self.upgraded {
                     replica::run(self.subject, self.facts, draft, &request, number);
                 }

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Draft, Facts, Kind, Object, Step, Subject, backup};
 use crate::api::{DeletionPolicy, ReplicaStatus, Storage};
 use crate::controller::facts::{JobState, Server};
-use crate::engine::{Engine, Held, Lag, Position, ReplicaSummary, SourceSummary};
+use crate::engine::{Engine, Held, Lag, Position, Progress, ReplicaSummary, SourceSummary};
 use crate::resources::{
     JobRequest, Names, ReplicaRequest, Workload, build_primary_service, build_replica, build_replica_claim, build_replica_service, build_replicas_service,
     build_restore_job, quantity_of,
@@ -29,6 +29,8 @@ pub enum State {
     Starting(String),
     /// Its server takes writes: it must not.
     Writable,
+    /// It fetches everything from the source by itself, in the engine's words.
+    Copying(String),
     /// It does not stream; why.
     NotReplicating(String),
     /// It holds, or once held, what the source does not; what.
@@ -49,6 +51,7 @@ impl State {
             Self::Removing => "Removing",
             Self::Restoring | Self::RestoreFailed(..) => "Restoring",
             Self::Restored | Self::Starting(_) => "Starting",
+            Self::Copying(_) => "Copying",
             Self::Writable | Self::NotReplicating(_) => "NotReplicating",
             Self::Diverged(_) => "Diverged",
             Self::Lost(_) => "Lost",
@@ -108,6 +111,9 @@ fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: 
     if let Some(diverged) = server.position.lacks(&replica.applied).or_else(recorded).or_else(|| lost_records(server, replica)) {
         return State::Diverged(diverged);
     }
+    if replica.copy_progress.is_some() {
+        return State::Copying(replica.trouble.clone().unwrap_or_else(|| "it copies everything from the source".to_owned()));
+    }
     if !replica.streaming {
         let last = if replica.received.reaches(&replica.applied) { &replica.received } else { &replica.applied };
         if *last != Position::default() && !last.reaches(&server.oldest_for_replica) {
@@ -145,7 +151,7 @@ pub fn withholds_access<'a>(states: impl Iterator<Item = &'a State>, taken: bool
             State::Starting(_) => silent = true,
             State::Restoring | State::RestoreFailed(..) | State::Restored => silent |= taken,
             State::Absent | State::Removing => {}
-            State::Writable | State::NotReplicating(_) | State::Lost(_) | State::CatchingUp | State::InSync => answered = true,
+            State::Writable | State::Copying(_) | State::NotReplicating(_) | State::Lost(_) | State::CatchingUp | State::InSync => answered = true,
         }
     }
     silent && !answered
@@ -165,6 +171,7 @@ pub fn describe<E: Engine>(
         Some(Server::Up(summary)) => Some(summary),
         _ => None,
     };
+    let progress = summary.and_then(|summary| summary.copy_progress);
     let started = !matches!(state, State::Absent | State::Removing | State::Restoring | State::RestoreFailed(..) | State::Restored);
     let mut entry = ReplicaStatus {
         name: names.replica(number),
@@ -172,7 +179,8 @@ pub fn describe<E: Engine>(
         state: state.word().to_owned(),
         claim: facts.own.replica_claim(before.and_then(|before| before.claim.as_deref()), number),
         role: summary.map(|summary| if summary.read_only { "replica" } else { "primary" }.to_owned()),
-        lag: summary.map(|summary| Lag::between(&server.position, &summary.applied).words()),
+        lag: summary.filter(|_| progress.is_none()).map(|summary| Lag::between(&server.position, &summary.applied).words()),
+        percent: progress.and_then(Progress::percent),
         proof_position: before.filter(|_| started).and_then(|before| before.proof_position.clone()),
         proven_at: before.filter(|_| started).and_then(|before| before.proven_at.clone()),
         diverged: match state {

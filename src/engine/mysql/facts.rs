@@ -79,6 +79,8 @@ pub struct SourceFacts {
     pub user_access: bool,
     /// Connections of our user.
     pub connections: u32,
+    /// Bytes sent to a server that clones this one as our user.
+    pub clone_sent: Option<u64>,
     /// User tables that are not InnoDB, as `database.table (engine)`, the first of them; looked for only as long as there is no user of ours.
     pub other_tables: Vec<String>,
     /// How many there are in all.

@@ -7,7 +7,7 @@ use super::facts::SourceFacts;
 use super::session::MySqlSession;
 use super::{gtid, preflight, target};
 use crate::api::Change;
-use crate::engine::{Engine, Finding, Identity, Position, SourceSummary, TransactionSet, WantedSource};
+use crate::engine::{Engine, Finding, Identity, Position, Progress, SourceSummary, TransactionSet, WantedSource};
 use crate::resources::Shape;
 
 /// MySQL 8.0.17 and later.
@@ -125,8 +125,8 @@ impl Engine for MySql {
             position: facts.position.clone(),
             oldest_for_seed: facts.purged.clone(),
             oldest_for_replica: facts.purged.clone(),
-            // What a clone has copied is known to the recipient only: the Job logs it.
-            backup_progress: None,
+            // How much there is to clone is known to the recipient only; the sum of all tablespaces, measured before the first change, is near enough.
+            backup_progress: facts.clone_sent.map(|copied| Progress { copied, total: None }),
             held: Vec::new(),
             last_save: None,
         }

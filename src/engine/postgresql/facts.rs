@@ -1,6 +1,6 @@
 //! What is read from a PostgreSQL source.
 
-use crate::engine::Position;
+use crate::engine::{Position, Progress};
 
 /// Everything that planning needs of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,7 +57,7 @@ pub struct SourceFacts {
     /// Start of the oldest segment in `pg_wal`.
     pub oldest_wal: Position,
     /// `pg_stat_progress_basebackup`: bytes streamed, and the total where known, of a backup by our role.
-    pub backup_progress: Option<(u64, Option<u64>)>,
+    pub backup_progress: Option<Progress>,
     /// Our role exists.
     pub role_exists: bool,
     /// It has a password; false as well without the privilege to tell.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{RedisSession, SourceFacts, command, target};
 use crate::api::Change;
-use crate::engine::{Engine, Finding, Identity, LastSave, Position, SourceSummary, WantedSource};
+use crate::engine::{Engine, Finding, Identity, LastSave, Position, Progress, SourceSummary, WantedSource};
 use crate::resources::{Shape, format_bytes};
 
 /// Redis 7 and 8.
@@ -109,7 +109,7 @@ impl Engine for Redis {
             // Keys are counted, not bytes: their share of the memory is near enough for a percentage.
             backup_progress: facts.snapshot.filter(|(_, keys)| *keys > 0).map(|(written, keys)| {
                 let share = u128::from(facts.used_memory) * u128::from(written.min(keys)) / u128::from(keys);
-                (u64::try_from(share).unwrap_or(facts.used_memory), Some(facts.used_memory))
+                Progress { copied: u64::try_from(share).unwrap_or(facts.used_memory), total: Some(facts.used_memory) }
             }),
             held: Vec::new(),
             // An append-only file has what was confirmed, whatever ends the server.

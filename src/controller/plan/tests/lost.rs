@@ -39,7 +39,15 @@ fn restarted(keys_loaded: u64, keys: u64) -> SourceFacts {
 /// A replica that can't log in, of the history before the restart.
 fn cut_off(keys: u64) -> Server<ReplicaSummary> {
     let at = Position::Offset { history: "before".into(), bytes: 900 };
-    Server::Up(ReplicaSummary { read_only: true, leads: false, streaming: false, applied: at.clone(), received: at, records: Some(keys), trouble: None })
+    Server::Up(ReplicaSummary {
+        read_only: true,
+        leads: false,
+        streaming: false,
+        applied: at.clone(),
+        received: at,
+        records: Some(keys),
+        ..ReplicaSummary::default()
+    })
 }
 
 fn silent() -> Server<ReplicaSummary> {
@@ -186,8 +194,15 @@ fn one_replica_that_would_be_overwritten_keeps_all_of_them_out() {
 fn what_endangers_what_runs_is_said_when_it_comes_up_and_stops_nothing() {
     let role = Some(UserFacts { may_replicate: true, has_password: true });
     let at = Position::Offset { history: "after".into(), bytes: 900 };
-    let streaming =
-        Server::Up(ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: Some(3), trouble: None });
+    let streaming = Server::Up(ReplicaSummary {
+        read_only: true,
+        leads: false,
+        streaming: true,
+        applied: at.clone(),
+        received: at,
+        records: Some(3),
+        ..ReplicaSummary::default()
+    });
     let well = SourceFacts { role, offset: 900, ..restarted(3, 3) };
     for (changed, reason, word) in [
         (SourceFacts { persistence: Some(Persistence::default()), ..well.clone() }, "NoPersistence", "CONFIG SET save"),

@@ -1,6 +1,7 @@
 //! The plan against a model of the world.
 
 mod lost;
+mod progress;
 mod restart;
 mod target;
 mod upkeep;

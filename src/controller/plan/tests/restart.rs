@@ -97,7 +97,7 @@ impl Set {
             let member = self.source.members.iter().any(|member| member.id == number);
             let leads = self.elected == Some(number);
             let applied = if member { self.position() } else { Position::default() };
-            let summary = ReplicaSummary { read_only: !leads, leads, streaming: member, received: applied.clone(), applied, records: None, trouble: None };
+            let summary = ReplicaSummary { read_only: !leads, leads, streaming: member, received: applied.clone(), applied, ..ReplicaSummary::default() };
             (number, Server::Up(summary))
         };
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "orders-db-0"}, "spec": self.started})).unwrap();

@@ -129,15 +129,8 @@ impl World {
             .map(|number| {
                 let held = self.source.slots.iter().any(|slot| slot.number == number && slot.wal_status == "reserved");
                 let applied = self.source.position.clone();
-                let well = ReplicaSummary {
-                    read_only: true,
-                    leads: false,
-                    streaming: held,
-                    applied: applied.clone(),
-                    received: applied,
-                    records: None,
-                    trouble: None,
-                };
+                let well =
+                    ReplicaSummary { read_only: true, leads: false, streaming: held, applied: applied.clone(), received: applied, ..ReplicaSummary::default() };
                 (number, Server::Up(self.replica.clone().unwrap_or(well)))
             })
             .collect();
@@ -435,7 +428,6 @@ pub fn streaming() -> ReplicaSummary {
         streaming: true,
         applied: Position::Bytes(900),
         received: Position::Bytes(900),
-        records: None,
-        trouble: None,
+        ..ReplicaSummary::default()
     }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, Credential, ServerAddress};
+use mongodb::options::{AuthMechanism, ClientOptions, Credential, ServerAddress};
 use mongodb::{Client, Database};
 
 use super::facts::SourceFacts;
 use super::plan::Step;
-use crate::engine::{Endpoint, Identity, Position, ReplicaSummary, Session, SessionError};
+use crate::engine::{Endpoint, Identity, Key, Position, Progress, ReplicaSummary, Session, SessionError};
 
 /// No answer within this time counts as unreachable.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -25,12 +25,16 @@ const PASSING: [i32; 8] = [91, 94, 189, 10107, 11600, 11602, 13435, 13436];
 
 /// What is said of a member that is not there yet.
 const WAITS: &str = "it waits to be added to the replica set";
-const COPIES: &str = "it copies everything from the source (initial sync)";
+
+fn copies(progress: Option<Progress>) -> String {
+    let far = progress.and_then(Progress::words).map(|words| format!(", {words}")).unwrap_or_default();
+    format!("it copies everything from the source (initial sync{far})")
+}
 
 /// `Unauthorized`.
 const UNAUTHORIZED: i32 = 13;
 
-/// A connection as the administrator. It ends with this value.
+/// A connection as the administrator, or of a member to another one. It ends with this value.
 pub struct MongoSession {
     client: Client,
     endpoint: Endpoint,
@@ -63,8 +67,20 @@ fn innermost(message: &str) -> &str {
     message.split_once("Error: ").map_or("no answer", |(_, rest)| rest.split(" }").next().unwrap_or(rest).trim_start_matches("Kind: "))
 }
 
+/// The administrator; nobody where there is no login.
+fn administrator(endpoint: &Endpoint) -> Option<Credential> {
+    let Endpoint { username, password, database, .. } = endpoint.clone();
+    (!password.is_empty()).then(|| Credential::builder().username(username).password(password).source(database).build())
+}
+
+/// Who members are to each other: known to every server with the key file, without a database of users. It may do everything.
+fn member(key: &Key) -> Credential {
+    let credential = Credential::builder().username("__system".to_owned()).password(key.secret().to_owned()).source("local".to_owned());
+    credential.mechanism(AuthMechanism::ScramSha256).build()
+}
+
 impl MongoSession {
-    fn options(endpoint: &Endpoint, login: bool) -> ClientOptions {
+    fn options(endpoint: &Endpoint, credential: Option<Credential>) -> ClientOptions {
         let host = ServerAddress::Tcp { host: endpoint.host.clone(), port: Some(endpoint.port) };
         let mut options = ClientOptions::builder().hosts(vec![host]).build();
         options.direct_connection = Some(true);
@@ -74,11 +90,23 @@ impl MongoSession {
         options.max_pool_size = Some(1);
         options.retry_reads = Some(false);
         options.retry_writes = Some(false);
-        if login && !endpoint.password.is_empty() {
-            let credential = Credential::builder().username(endpoint.username.clone()).password(endpoint.password.clone()).source(endpoint.database.clone());
-            options.credential = Some(credential.build());
-        }
+        options.credential = credential;
         options
+    }
+
+    fn new(endpoint: &Endpoint, credential: Option<Credential>) -> Result<Self, SessionError> {
+        let client = Client::with_options(Self::options(endpoint, credential)).map_err(|error| sorted(endpoint, "connecting", &error))?;
+        Ok(Self { client, endpoint: endpoint.clone() })
+    }
+
+    async fn log_in(endpoint: &Endpoint, credential: Option<Credential>) -> Result<Self, SessionError> {
+        let session = Self::new(endpoint, credential)?;
+        let connected = tokio::time::timeout(CONNECT * 2, session.run("admin", "connecting", doc! {"ping": 1})).await;
+        match connected.unwrap_or_else(|_| Err(SessionError::Unreachable(format!("{}:{}: no answer", endpoint.host, endpoint.port)))) {
+            Ok(_) => Ok(session),
+            Err(SessionError::Failed { message, .. }) => Err(SessionError::Refused(message)),
+            Err(other) => Err(other),
+        }
     }
 
     /// Runs a command on a database.
@@ -94,18 +122,17 @@ impl MongoSession {
     }
 }
 
-/// Why a login is refused by a server that has no users yet, or can't read them: it is a member that still copies, or waits to be added.
-async fn explain(endpoint: &Endpoint, refused: SessionError) -> SessionError {
-    let Ok(client) = Client::with_options(MongoSession::options(endpoint, false)) else { return refused };
-    let session = MongoSession { client, endpoint: endpoint.clone() };
-    match session.run("admin", "connecting", doc! {"hello": 1}).await {
-        Ok(hello) if !hello.get_bool("isWritablePrimary").unwrap_or(true) && !hello.get_bool("secondary").unwrap_or(false) => {
-            let waits = hello.get_bool("isreplicaset").unwrap_or(false);
-            let why = if waits { WAITS } else { COPIES };
-            SessionError::Unreachable(why.to_owned())
-        }
-        _ => refused,
-    }
+/// What a server that refuses a login tells anybody: it waits to be added to a set, or it is a member that copies the users, or can't read them.
+enum Unfinished {
+    Waits,
+    Copies,
+}
+
+async fn unfinished(endpoint: &Endpoint) -> Option<Unfinished> {
+    let hello = MongoSession::new(endpoint, None).ok()?.run("admin", "connecting", doc! {"hello": 1}).await.ok()?;
+    let finished = hello.get_bool("isWritablePrimary").unwrap_or(true) || hello.get_bool("secondary").unwrap_or(false);
+    let waits = hello.get_bool("isreplicaset").unwrap_or(false);
+    (!finished).then_some(if waits { Unfinished::Waits } else { Unfinished::Copies })
 }
 
 impl Session for MongoSession {
@@ -113,15 +140,20 @@ impl Session for MongoSession {
     type Step = Step;
 
     async fn connect(endpoint: &Endpoint) -> Result<Self, SessionError> {
-        let doing = "connecting";
-        let client = Client::with_options(Self::options(endpoint, true)).map_err(|error| sorted(endpoint, doing, &error))?;
-        let session = Self { client, endpoint: endpoint.clone() };
-        let connected = tokio::time::timeout(CONNECT * 2, session.run("admin", doing, doc! {"ping": 1})).await;
-        match connected.unwrap_or_else(|_| Err(SessionError::Unreachable(format!("{}:{}: no answer", endpoint.host, endpoint.port)))) {
-            Ok(_) => Ok(session),
-            Err(SessionError::Refused(why)) => Err(explain(endpoint, SessionError::Refused(why)).await),
-            Err(SessionError::Failed { message, .. }) => Err(SessionError::Refused(message)),
-            Err(other) => Err(other),
+        Self::connect_replica(endpoint, None).await
+    }
+
+    async fn connect_replica(endpoint: &Endpoint, key: Option<&Key>) -> Result<Self, SessionError> {
+        let refused = match Self::log_in(endpoint, administrator(endpoint)).await {
+            Err(refused @ SessionError::Refused(_)) => refused,
+            other => return other,
+        };
+        let copying = || SessionError::Unreachable(copies(None));
+        match (unfinished(endpoint).await, key) {
+            (None, _) => Err(refused),
+            (Some(Unfinished::Waits), _) => Err(SessionError::Unreachable(WAITS.to_owned())),
+            (Some(Unfinished::Copies), None) => Err(copying()),
+            (Some(Unfinished::Copies), Some(key)) => Self::log_in(endpoint, Some(member(key))).await.map_err(|_| copying()),
         }
     }
 

@@ -4,8 +4,8 @@ use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::error::Error;
 
 use super::super::facts::{Member, SourceFacts, Standing};
-use super::{COPIES, MongoSession, UNAUTHORIZED, WAITS, answer, sorted};
-use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
+use super::{MongoSession, UNAUTHORIZED, WAITS, answer, copies, sorted};
+use crate::engine::{Identity, Position, Progress, ReplicaSummary, SessionError};
 
 /// `NotYetInitialized`: there is no configuration.
 const NOT_INITIATED: i32 = 94;
@@ -197,6 +197,13 @@ pub async fn replica(session: &mut MongoSession) -> Result<ReplicaSummary, Sessi
     Ok(replica_summary(&hello, status.as_ref()))
 }
 
+/// How far an initial sync is. The sizes are the source's, from when it began; until it has asked for them, nothing is known (manual, "replSetGetStatus").
+fn progress(status: &Document) -> Option<Progress> {
+    let sync = below(status, &["initialSyncStatus"])?;
+    let bytes = |key: &str| u64::try_from(number(sync, key)).ok();
+    Some(Progress { copied: bytes("approxTotalBytesCopied").unwrap_or_default(), total: bytes("approxTotalDataSize").filter(|total| *total > 0) })
+}
+
 fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummary {
     let writable = hello.get_bool("isWritablePrimary").unwrap_or(false);
     let Some(status) = status else {
@@ -204,6 +211,7 @@ fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummar
         return ReplicaSummary { read_only: !writable, trouble, ..ReplicaSummary::default() };
     };
     let state = number(status, "myState");
+    let progress = progress(status).filter(|_| state == STARTUP2);
     let (seconds, increment) = applied(status);
     let applied = if seconds == 0 { Position::default() } else { Position::Timestamp { seconds, increment } };
     ReplicaSummary {
@@ -213,10 +221,11 @@ fn replica_summary(hello: &Document, status: Option<&Document>) -> ReplicaSummar
         received: applied.clone(),
         applied,
         records: None,
+        copy_progress: progress,
         trouble: match state {
             PRIMARY | SECONDARY => None,
             RECOVERING => Some("it recovers, or is too far behind the source's oplog (RECOVERING)".to_owned()),
-            STARTUP2 => Some(COPIES.to_owned()),
+            STARTUP2 => Some(copies(progress)),
             REMOVED => Some("it is not a member of the replica set (REMOVED)".to_owned()),
             _ => Some(format!(
                 "its state is {}",
@@ -244,7 +253,7 @@ mod tests {
         let secondary = replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, "h:1")));
         assert_eq!(
             secondary,
-            ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, records: None, trouble: None }
+            ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at.clone(), received: at, ..ReplicaSummary::default() }
         );
         assert!(!replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(2, ""))).streaming, "it reads from nobody");
         let elected = replica_summary(&doc! {"isWritablePrimary": true}, Some(&status(1, "")));
@@ -254,6 +263,17 @@ mod tests {
         assert!(replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(3, ""))).trouble.is_some_and(|trouble| trouble.contains("RECOVERING")));
         assert!(replica_summary(&doc! {"isWritablePrimary": false}, Some(&status(5, ""))).trouble.is_some_and(|trouble| trouble.contains("copies")));
         assert!(replica_summary(&doc! {}, None).trouble.is_some_and(|trouble| trouble.contains("waits")));
+    }
+
+    #[test]
+    fn a_copy_has_progress_while_it_is_made() {
+        let of = |state: i32, sync: Document| replica_summary(&doc! {"isWritablePrimary": false}, Some(&doc! {"myState": state, "initialSyncStatus": sync}));
+        let sizes = doc! {"approxTotalBytesCopied": 450_i64 << 20, "approxTotalDataSize": 1_i64 << 30};
+        let copying = of(5, sizes.clone());
+        assert_eq!(copying.copy_progress, Some(Progress { copied: 450 << 20, total: Some(1 << 30) }));
+        assert_eq!(copying.trouble.as_deref(), Some("it copies everything from the source (initial sync, 40 % of 1.0 GiB)"));
+        assert_eq!(of(5, doc! {"failedInitialSyncAttempts": 0}).copy_progress, Some(Progress::default()), "it has not asked yet");
+        assert_eq!(of(2, sizes).copy_progress, None, "what is left of a copy that was made");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::facts::SourceFacts;
 use super::password::{shortened, verifier};
 use super::plan::Step;
-use crate::engine::{Endpoint, Identity, Position, ReplicaSummary, Session, SessionError};
+use crate::engine::{Endpoint, Identity, Key, Position, ReplicaSummary, Session, SessionError};
 
 /// No answer within this time counts as unreachable.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -266,6 +266,11 @@ impl Session for MySqlSession {
 
     async fn connect(endpoint: &Endpoint) -> Result<Self, SessionError> {
         Self::login(endpoint).await
+    }
+
+    async fn connect_replica(endpoint: &Endpoint, _key: Option<&Key>) -> Result<Self, SessionError> {
+        // A replica has the source's users from its restore.
+        Self::connect(endpoint).await
     }
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {

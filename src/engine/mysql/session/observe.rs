@@ -113,15 +113,23 @@ async fn more(session: &mut MySqlSession, identity: Option<&Identity>, facts: &m
     let role = identity.map(Identity::role).unwrap_or_default();
     let [(doing_settings, settings), (doing_user, user)] = looks(&role);
     facts.privileges = session.visible("reading privileges", "SHOW GRANTS").await?.iter().filter_map(Row::first).flat_map(|line| privileges(&line)).collect();
+    let mut clones = false;
     for row in session.visible_or(doing_settings, &settings, &mut facts.hidden).await? {
         let value = row.text("value");
         match (row.word("kind").as_str(), row.word("name").as_str()) {
             ("persisted", "gtid_mode") => facts.gtid_mode.persisted = value.map(|value| value.to_uppercase()),
             ("persisted", _) => facts.enforce.persisted = value.map(|value| value.to_uppercase()),
             ("channel", _) => facts.channels += 1,
-            ("connection", "1") => facts.connections += 1,
+            ("connection", "1") => {
+                facts.connections += 1;
+                // Not written alike in all versions.
+                clones |= value.as_deref().is_some_and(|command| command.eq_ignore_ascii_case("clone"));
+            }
             _ => facts.other_replicas += 1,
         }
+    }
+    if clones {
+        facts.clone_sent = clone_sent(session, &role).await?;
     }
     let plugins =
         "SELECT PLUGIN_NAME AS name, PLUGIN_LIBRARY AS file FROM information_schema.PLUGINS WHERE PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_LIBRARY IS NOT NULL";
@@ -142,6 +150,18 @@ async fn more(session: &mut MySqlSession, identity: Option<&Identity>, facts: &m
         data(session, facts).await?;
     }
     Ok(())
+}
+
+/// Bytes sent to a server that clones this one as our user. The clone plugin's own tables are filled on the recipient only (manual, "Monitoring Cloning
+/// Operations"), and while the consumer of stages is off, as it is by default, what shows of a donor's belongs to no thread and is not documented.
+async fn clone_sent(session: &mut MySqlSession, role: &str) -> Result<Option<u64>, SessionError> {
+    let sql = format!(
+        "SELECT CAST(SUM(s.VARIABLE_VALUE) AS UNSIGNED) AS sent FROM performance_schema.threads t JOIN performance_schema.status_by_thread s USING (THREAD_ID) \
+         WHERE t.PROCESSLIST_USER = {} AND t.PROCESSLIST_COMMAND = 'Clone' AND s.VARIABLE_NAME = 'Bytes_sent'",
+        literal(role)
+    );
+    let rows = session.visible("looking at the progress of the clone", &sql).await?;
+    Ok(rows.first().and_then(|row| row.text("sent")).and_then(|text| text.parse().ok()))
 }
 
 /// What can't be copied. On a server with very many tables this takes a while: it is asked before the first change and before a copy only.
@@ -217,6 +237,7 @@ pub async fn replica(session: &mut MySqlSession) -> Result<ReplicaSummary, Sessi
         // What was applied counts as received: what was restored has never been received.
         received: position(doing, &format!("{executed},{}", row.word("received")))?,
         records: None,
+        copy_progress: None,
         trouble,
     })
 }

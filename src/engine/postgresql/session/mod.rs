@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
 
 use super::facts::SourceFacts;
 use super::plan::Step;
-use crate::engine::{Endpoint, Identity, Position, ReplicaSummary, Session, SessionError};
+use crate::engine::{Endpoint, Identity, Key, Position, ReplicaSummary, Session, SessionError};
 
 pub(super) use tls::client_config;
 
@@ -142,6 +142,11 @@ impl Session for PostgreSqlSession {
             }
         });
         Ok(Self { client, connection, endpoint: endpoint.clone() })
+    }
+
+    async fn connect_replica(endpoint: &Endpoint, _key: Option<&Key>) -> Result<Self, SessionError> {
+        // A standby has the source's users from its restore.
+        Self::connect(endpoint).await
     }
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {

@@ -6,7 +6,7 @@ use super::super::facts::{HbaRule, SettingFacts, SlotFacts, SourceFacts};
 use super::super::hba;
 use super::super::hba::shell_word;
 use super::{PostgreSqlSession, literal};
-use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
+use crate::engine::{Identity, Position, Progress, ReplicaSummary, SessionError};
 
 /// A row of text values by name.
 pub(super) struct Row(pub tokio_postgres::SimpleQueryRow);
@@ -129,7 +129,7 @@ async fn ours(session: &mut PostgreSqlSession, identity: &Identity, facts: &mut 
         match row.word("kind").as_str() {
             "role" => facts.role_exists = true,
             "connection" => facts.connections += 1,
-            "backup" => facts.backup_progress = Some((row.number("a"), row.text("b").and_then(|b| b.parse().ok()))),
+            "backup" => facts.backup_progress = Some(Progress { copied: row.number("a"), total: row.text("b").and_then(|b| b.parse().ok()) }),
             _ => {
                 let name = row.word("name");
                 if let Some(number) = identity.slot_number(&name) {
@@ -224,6 +224,7 @@ pub async fn replica(session: &mut PostgreSqlSession) -> Result<ReplicaSummary, 
         applied: Position::Bytes(row.number("applied")),
         received: Position::Bytes(row.number("received")),
         records: None,
+        copy_progress: None,
         trouble: row.yes("paused").then(|| paused.to_owned()),
     })
 }

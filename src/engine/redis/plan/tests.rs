@@ -1,6 +1,7 @@
 //! Plans for a source, against a model of it.
 
 use super::*;
+use crate::engine::Progress;
 use crate::engine::redis::{Persistence, UserFacts};
 
 const HISTORY: &str = "c7e86e65e6979c8e62023ea3f44ec04cd1be8f64";
@@ -168,7 +169,7 @@ fn a_backup_seeds_as_long_as_the_backlog_reaches_it() {
 #[test]
 fn progress_is_the_share_of_keys() {
     let with = |snapshot| Redis::summary(&SourceFacts { snapshot, ..defaults() }).backup_progress;
-    assert_eq!(with(Some((5, 10))), Some((1 << 29, Some(1 << 30))));
+    assert_eq!(with(Some((5, 10))), Some(Progress { copied: 1 << 29, total: Some(1 << 30) }));
     assert_eq!((with(Some((0, 0))), with(None)), (None, None));
 }
 

@@ -12,7 +12,7 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisConnectionIn
 
 use super::facts::SourceFacts;
 use super::plan::Step;
-use crate::engine::{Endpoint, Identity, Position, ReplicaSummary, Session, SessionError};
+use crate::engine::{Endpoint, Identity, Key, Position, ReplicaSummary, Session, SessionError};
 
 /// No answer within this time counts as unreachable.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -123,6 +123,11 @@ impl Session for RedisSession {
         let mut session = Self { connection, endpoint: endpoint.clone() };
         tokio::time::timeout(CONNECT, session.log_in()).await.map_err(unanswered)??;
         Ok(session)
+    }
+
+    async fn connect_replica(endpoint: &Endpoint, _key: Option<&Key>) -> Result<Self, SessionError> {
+        // A replica has its users from its configuration, before it copies anything.
+        Self::connect(endpoint).await
     }
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {

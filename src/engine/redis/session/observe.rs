@@ -6,7 +6,7 @@ use super::super::facts::{Persistence, SourceFacts, UserFacts};
 use super::super::plan::{BACKLOG, SHUTDOWN_TIMEOUT};
 use super::answer::{Info, pairs, text, texts};
 use super::{RedisSession, words};
-use crate::engine::{Identity, Position, ReplicaSummary, SessionError};
+use crate::engine::{Identity, Position, Progress, ReplicaSummary, SessionError};
 
 /// What an administrator has to be allowed, with arguments that fit: none of it is executed (`ACL DRYRUN`). The last one is for ACL files only.
 const NEEDED: [&[&str]; 8] = [
@@ -151,6 +151,9 @@ fn replica_summary(info: &Info) -> ReplicaSummary {
     }
     let history = info.word("master_replid");
     let at = |key: &str| Position::Offset { history: history.to_owned(), bytes: info.number(key) };
+    // Of a copy that is sent without a file the size is not known.
+    let total = Some(info.number("master_sync_total_bytes")).filter(|total| *total > 0);
+    let progress = info.yes("master_sync_in_progress").then(|| Progress { copied: info.number("master_sync_read_bytes"), total });
     ReplicaSummary {
         read_only: info.yes("slave_read_only"),
         leads: false,
@@ -158,11 +161,10 @@ fn replica_summary(info: &Info) -> ReplicaSummary {
         applied: at("slave_repl_offset"),
         received: at("slave_read_repl_offset"),
         records: Some(info.keys()),
-        trouble: info.yes("master_sync_in_progress").then(|| {
-            let (read, total) = (info.number("master_sync_read_bytes"), info.number("master_sync_total_bytes"));
-            // In steps, so that the status does not tick; of a copy that is sent without a file the size is not known.
-            let percent = read.saturating_mul(10).checked_div(total).map(|tenths| format!(", {} %", tenths.min(10) * 10)).unwrap_or_default();
-            format!("it copies everything anew from the source (full resynchronisation{percent})")
+        copy_progress: progress,
+        trouble: progress.map(|progress| {
+            let far = progress.words().map(|words| format!(", {words}")).unwrap_or_default();
+            format!("it copies everything anew from the source (full resynchronisation{far})")
         }),
     }
 }
@@ -205,10 +207,25 @@ mod tests {
         let common = "role:slave\r\nslave_read_only:1\r\nmaster_replid:a\r\nslave_repl_offset:7\r\nslave_read_repl_offset:8\r\ndb0:keys=3,expires=0\r\n";
         let at = |bytes| Position::Offset { history: "a".into(), bytes };
         let up = of(&format!("{common}master_link_status:up\r\nmaster_sync_in_progress:0\r\n"));
-        assert_eq!(up, ReplicaSummary { read_only: true, leads: false, streaming: true, applied: at(7), received: at(8), records: Some(3), trouble: None });
+        assert_eq!(
+            up,
+            ReplicaSummary {
+                read_only: true,
+                leads: false,
+                streaming: true,
+                applied: at(7),
+                received: at(8),
+                records: Some(3),
+                copy_progress: None,
+                trouble: None
+            }
+        );
         let copying =
             of(&format!("{common}master_link_status:down\r\nmaster_sync_in_progress:1\r\nmaster_sync_total_bytes:100\r\nmaster_sync_read_bytes:47\r\n"));
-        assert_eq!((copying.streaming, copying.trouble.as_deref()), (false, Some("it copies everything anew from the source (full resynchronisation, 40 %)")));
+        assert_eq!(
+            (copying.streaming, copying.trouble.as_deref()),
+            (false, Some("it copies everything anew from the source (full resynchronisation, 40 % of 100 bytes)"))
+        );
         let unknown = of(&format!("{common}master_link_status:down\r\nmaster_sync_in_progress:1\r\nmaster_sync_total_bytes:0\r\n"));
         assert!(unknown.trouble.is_some_and(|trouble| trouble.ends_with("(full resynchronisation)")));
     }
