@@ -6,6 +6,7 @@
 mod dump;
 mod replica;
 mod support;
+mod target;
 
 use std::fs;
 use std::path::Path;

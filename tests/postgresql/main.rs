@@ -7,6 +7,7 @@
 mod common;
 mod source;
 mod standby;
+mod target;
 
 use std::fs;
 use std::io::Write;

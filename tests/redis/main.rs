@@ -8,6 +8,7 @@ mod common;
 mod lost;
 mod replica;
 mod source;
+mod target;
 
 use std::collections::BTreeMap;
 use std::fs;
