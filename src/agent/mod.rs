@@ -1,10 +1,12 @@
-//! What runs inside Jobs and replica pods: install, backup, restore, guard.
+//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, discard, measure.
 //!
 //! Each ends with one line in the termination message: what was done, or one sentence that says why not.
 
 mod backup;
 mod files;
+mod measure;
 mod seed;
+pub mod swap;
 #[cfg(test)]
 mod tests;
 pub mod tool;
@@ -14,6 +16,7 @@ pub use files::{free_bytes, sync_directory, sync_file_system, write_durably};
 pub use seed::{Manifest, Seed};
 
 use clap::{Args, Subcommand};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +25,8 @@ use std::time::Duration;
 use crate::api::EngineKind;
 use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::format_bytes;
+use measure::Measure;
+use swap::{Discard, Keystones, Swap};
 
 /// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
 const BACKUP_BEGINS: Duration = Duration::from_mins(2);
@@ -35,6 +40,11 @@ pub trait Tools: Engine {
     const BACKUP_EXTRA: u64;
     /// A replica is made from the backup; otherwise its server copies everything from the source, and its volume is only made ready for that.
     const SEEDS: bool;
+    /// What of a data directory goes first and comes last where it can only be swapped piece by piece: with our placeholder in its place, neither the server
+    /// nor its image's entrypoint starts on the directory, makes a new database in it, or changes what lies there.
+    const KEYSTONES: Keystones;
+    /// A file at the top of every data directory with a database in it; none where a server starts without any.
+    const SIGN: Option<&'static str>;
 
     /// Takes a full backup of the source behind the session into the directory `data` below `partial`, which is empty, and verifies it. `password` is that
     /// of the replication user.
@@ -54,6 +64,13 @@ pub trait Tools: Engine {
     /// # Errors
     /// [`AgentError::Refused`] if it would take writes.
     fn guard(data_directory: &Path) -> Result<(), AgentError>;
+
+    /// Adds to a restore that is about to take the place of other data what keeps a server from serving it as its own where nobody tells the server that it is
+    /// a replica. `names` are those at the top of the other data.
+    ///
+    /// # Errors
+    /// If a file can't be written.
+    fn prepare_swap(staged: &Path, names: &BTreeSet<String>) -> Result<(), AgentError>;
 }
 
 /// What the agent does.
@@ -70,6 +87,12 @@ pub enum Command {
     Restore(Restore),
     /// Succeed only if a replica's volume holds a finished restore.
     Guard(Guard),
+    /// Bring a staged restore, or the previous data, into a target's data directory.
+    Swap(Swap),
+    /// Delete what a swap has left beside a target's data directory.
+    Discard(Discard),
+    /// Say how much room there is on a volume, and how much of it a data directory takes.
+    Measure(Measure),
 }
 
 /// What every command that works on a database is told.
@@ -127,9 +150,12 @@ pub struct Restore {
     /// Directory of the backup on it.
     #[arg(long, value_parser = plain_name)]
     pub directory: String,
-    /// The server's data directory.
+    /// The directory to restore into: the server's data directory, or where that is in use, one that takes its place later.
     #[arg(long)]
     pub data_directory: PathBuf,
+    /// The server's data directory, where it is another one: what is written into the restore names this one.
+    #[arg(long)]
+    pub final_directory: Option<PathBuf>,
     /// The enabling.
     #[arg(long, value_parser = identity)]
     pub identity: Identity,
@@ -145,6 +171,20 @@ pub struct Restore {
     /// Port of the source.
     #[arg(long)]
     pub primary_port: u16,
+}
+
+impl Restore {
+    /// Where a server will find what is restored.
+    #[must_use]
+    pub fn served_at(&self) -> &Path {
+        self.final_directory.as_deref().unwrap_or(&self.data_directory)
+    }
+
+    /// Another server's data is there until the restore takes its place.
+    #[must_use]
+    pub fn is_staged(&self) -> bool {
+        self.served_at() != self.data_directory
+    }
 }
 
 /// Arguments of `guard`.
@@ -230,12 +270,16 @@ pub async fn run(command: Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let common = match &command {
+    let file = match &command {
         Command::Install { .. } => None,
-        Command::Backup(Backup { common, .. }) | Command::Restore(Restore { common, .. }) | Command::Guard(Guard { common, .. }) => Some(common.clone()),
+        Command::Backup(Backup { common, .. })
+        | Command::Restore(Restore { common, .. })
+        | Command::Guard(Guard { common, .. })
+        | Command::Swap(Swap { common, .. }) => Some(common.termination_message.clone()),
+        Command::Discard(Discard { termination_message, .. }) | Command::Measure(Measure { termination_message, .. }) => Some(termination_message.clone()),
     };
     let done = tokio::select! {
-        done = dispatch(command, common.as_ref()) => Some(done),
+        done = dispatch(command) => Some(done),
         // Dropping the work ends the tool that it runs.
         _ = terminated.recv() => None,
     };
@@ -247,8 +291,9 @@ pub async fn run(command: Command) -> ExitCode {
             (error.to_string(), ExitCode::FAILURE)
         }
     };
-    let file = common.map(|common| common.termination_message).filter(|file| file.exists());
-    if let Some(error) = file.and_then(|file| std::fs::write(file, message.get(..message.floor_char_boundary(MESSAGE)).unwrap_or_default()).err()) {
+    if let Some(error) =
+        file.filter(|file| file.exists()).and_then(|file| std::fs::write(file, message.get(..message.floor_char_boundary(MESSAGE)).unwrap_or_default()).err())
+    {
         tracing::warn!(%error, "the termination message can't be written");
     }
     if stopped {
@@ -258,32 +303,32 @@ pub async fn run(command: Command) -> ExitCode {
     code
 }
 
-async fn dispatch(command: Command, common: Option<&Common>) -> Result<String, AgentError> {
-    match (command, common) {
-        (Command::Install { directory }, _) => files::install(&directory).map(|()| String::new()),
-        (command, Some(common)) => with_engine!(common.engine, E => execute::<E>(command).await),
-        (_, None) => Ok(String::new()),
+async fn dispatch(command: Command) -> Result<String, AgentError> {
+    match command {
+        Command::Install { directory } => files::install(&directory).map(|()| String::new()),
+        Command::Backup(request) => {
+            let manifest = with_engine!(request.common.engine, E => backup::backup::<E>(&request).await)?;
+            manifest.report(MESSAGE)
+        }
+        Command::Restore(request) => with_engine!(request.common.engine, E => restore::<E>(request).await).map(|()| String::new()),
+        Command::Guard(request) => {
+            seed::guard(&request.data_directory)?;
+            with_engine!(request.common.engine, E => E::guard(&request.data_directory)).map(|()| String::new())
+        }
+        Command::Swap(request) => blocking(move || with_engine!(request.common.engine, E => swap::swap::<E>(&request))).await.map(|()| String::new()),
+        Command::Discard(request) => blocking(move || swap::discard(&request)).await.map(|()| String::new()),
+        Command::Measure(request) => blocking(move || measure::measure(&request)).await,
     }
 }
 
-async fn execute<E: Tools>(command: Command) -> Result<String, AgentError> {
-    match command {
-        Command::Install { .. } => {}
-        Command::Backup(backup) => {
-            let manifest = backup::backup::<E>(&backup).await?;
-            return manifest.report(MESSAGE);
-        }
-        Command::Restore(restore) => {
-            seed::await_backup(&restore, BACKUP_BEGINS).await;
-            let runtime = tokio::runtime::Handle::current();
-            let finish = move |request: &Restore, manifest: &Manifest| runtime.block_on(E::become_replica(request, manifest));
-            let copying = tokio::task::spawn_blocking(move || seed::restore(&restore, E::SEEDS, finish));
-            copying.await.map_err(|error| AgentError::Refused(error.to_string()))??;
-        }
-        Command::Guard(guard) => {
-            seed::guard(&guard.data_directory)?;
-            E::guard(&guard.data_directory)?;
-        }
-    }
-    Ok(String::new())
+async fn restore<E: Tools>(request: Restore) -> Result<(), AgentError> {
+    seed::await_backup(&request, BACKUP_BEGINS).await;
+    let runtime = tokio::runtime::Handle::current();
+    let finish = move |request: &Restore, manifest: &Manifest| runtime.block_on(E::become_replica(request, manifest));
+    blocking(move || seed::restore(&request, E::SEEDS, finish)).await
+}
+
+/// Runs what works on files for long on a thread of its own, so that a signal is heard.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, AgentError> + Send + 'static) -> Result<T, AgentError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| AgentError::Refused(error.to_string()))?
 }

@@ -2,19 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::files::{copy_tree, sync_directory, sync_file_system, write_durably};
-use super::{AgentError, Restore, check_room};
+use super::{AgentError, Restore, check_room, swap};
+use crate::engine::Identity;
 
 /// How often is looked for a backup that is being taken.
 const LOOK: Duration = Duration::from_millis(100);
 /// In a data directory that is being filled: everything in it is ours and may be thrown away.
-const RESTORING: &str = "understudy.restoring";
+pub(super) const RESTORING: &str = "understudy.restoring";
 /// In a data directory that holds a finished restore.
 const SEED: &str = "understudy.seed.json";
+
+/// What a target that goes on writing while its volume takes in a restore is left for that, in bytes.
+const WRITTEN_MEANWHILE: u64 = 64 << 20;
 
 /// What a backup is. Written last: without it the backup does not exist.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -71,6 +75,22 @@ pub struct Seed {
     pub checksum: String,
 }
 
+impl Seed {
+    /// It is of this enabling: other data that was once a replica's is anybody's by now.
+    #[must_use]
+    pub fn is_of(&self, identity: &Identity) -> bool {
+        self.backup.strip_prefix(identity.word()).is_some_and(|rest| rest.starts_with('-'))
+    }
+}
+
+/// What a directory was restored from; none where that is not finished, or there is no restore.
+pub fn finished(directory: &Path) -> Option<Seed> {
+    if directory.join(RESTORING).exists() {
+        return None;
+    }
+    serde_json::from_slice(&fs::read(directory.join(SEED)).ok()?).ok()
+}
+
 /// Reads the manifest of a backup.
 fn manifest(backup: &Path) -> Result<Manifest, AgentError> {
     let path = backup.join("manifest.json");
@@ -116,6 +136,17 @@ pub fn restore(request: &Restore, seeds: bool, finish: impl FnOnce(&Restore, &Ma
     let wanted = Seed { backup: request.directory.clone(), replica: request.replica, checksum: manifest.checksum.clone() };
     let data = &request.data_directory;
     let journal = data.join(RESTORING);
+    if request.is_staged() {
+        if finished(request.served_at()).as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        if finished(data).as_ref() != Some(&wanted) {
+            swap::refuse_during_swap(data)?;
+        }
+        // Nobody else's business, as a data directory is.
+        let ours = data.parent().unwrap_or(data);
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(ours).map_err(AgentError::file("making", ours))?;
+    }
     fs::create_dir_all(data).map_err(AgentError::file("making", data))?;
     if !journal.exists() {
         let found = foreign(data)?;
@@ -135,7 +166,8 @@ pub fn restore(request: &Restore, seeds: bool, finish: impl FnOnce(&Restore, &Ma
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.map_err(AgentError::file("clearing an unfinished restore:", &path))?;
     }
-    check_room("the replica's volume", data, manifest.bytes)?;
+    let (volume, more) = if request.is_staged() { ("the target's volume", WRITTEN_MEANWHILE) } else { ("the replica's volume", 0) };
+    check_room(volume, data, manifest.bytes.saturating_add(more))?;
     if seeds {
         tracing::info!(bytes = manifest.bytes, "copying");
         let copied = copy_tree(&backup.join("data"), data)?;

@@ -1,6 +1,7 @@
 //! The rules of restore and guard, on real directories.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ fn request(root: &Path) -> Restore {
         volume: root.join("backup"),
         directory: "k3x9q2ab-1".into(),
         data_directory: root.join("volume/pgdata"),
+        final_directory: None,
         identity: Identity::parse("k3x9q2ab").unwrap(),
         replica: 1,
         name: "orders-replica-1".into(),
@@ -93,6 +95,38 @@ fn a_restore_that_was_killed_starts_over_and_is_never_served() {
     restore(&request, true, finish).unwrap();
     guard(data).unwrap();
     assert!(!data.join("base/half").exists());
+}
+
+#[test]
+fn a_restore_that_has_taken_the_place_of_other_data_is_not_staged_again() {
+    let root = tempfile::tempdir().unwrap();
+    let mut request = request(root.path());
+    let (data, ours) = (request.data_directory.clone(), root.path().join("volume/.understudy-k3x9q2ab"));
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("PG_VERSION"), "16").unwrap();
+    (request.data_directory, request.final_directory) = (ours.join("staged"), Some(data.clone()));
+    let looked = |request: &Restore, _: &Manifest| {
+        assert_eq!(request.served_at(), data);
+        Ok(())
+    };
+    restore(&request, true, looked).unwrap();
+    restore(&request, true, |_, _| panic!("done twice")).unwrap();
+    assert_eq!(fs::read_to_string(data.join("PG_VERSION")).unwrap(), "16", "the server goes on");
+    assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o777, 0o700);
+    // Swapped.
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(ours.join("staged"), &data).unwrap();
+    let journal =
+        r#"{"to": "staged", "phase": "done", "layout": "whole", "seed": {"backup": "k3x9q2ab-1", "replica": 1, "checksum": "abc"}, "dataDirectory": "/"}"#;
+    fs::write(ours.join("journal.json"), journal).unwrap();
+    restore(&request, true, |_, _| panic!("done twice")).unwrap();
+    assert!(!ours.join("staged").exists());
+    // Another one comes once that is over.
+    request.replica = 2;
+    let refused = restore(&request, true, |_, _| panic!("in the middle")).unwrap_err().to_string();
+    assert!(refused.contains("record of another swap") && !ours.join("staged").exists(), "{refused}");
+    fs::remove_file(ours.join("journal.json")).unwrap();
+    restore(&request, true, |_, _| Ok(())).unwrap();
 }
 
 #[test]
@@ -188,11 +222,16 @@ fn a_volume_that_is_too_small_is_said_with_both_numbers() {
     let said = restore(&request, true, finish).unwrap_err().to_string();
     assert!(said.starts_with("the replica's volume has ") && said.contains(" free, and ") && said.ends_with(" are needed"), "{said}");
     assert!(!request.data_directory.join("base").exists() && guard(&request.data_directory).is_err());
+    // One that is in use keeps some.
+    manifest.bytes = crate::agent::free_bytes(root.path()).unwrap() - (32 << 20);
+    fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let staged = Restore { data_directory: root.path().join("volume/.understudy-k3x9q2ab/staged"), final_directory: Some("/".into()), ..request };
+    let said = restore(&staged, true, finish).unwrap_err().to_string();
+    assert!(said.starts_with("the target's volume has "), "{said}");
 }
 
 #[test]
 fn modes_are_those_of_the_backup() {
-    use std::os::unix::fs::PermissionsExt;
     let root = tempfile::tempdir().unwrap();
     let request = request(root.path());
     let set = |path: &str, mode| fs::set_permissions(root.path().join("backup/k3x9q2ab-1/data").join(path), fs::Permissions::from_mode(mode)).unwrap();

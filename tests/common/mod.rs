@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +14,11 @@ use understudy::engine::{Endpoint, Engine, Identity, Session, SessionError, Want
 pub const PASSWORD: &str = r#"it's a "pass\word"#;
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Where a restore waits on a target's volume, and our directory there.
+#[allow(dead_code)]
+pub const STAGED: &str = ".understudy-k3x9q2ab/staged";
+#[allow(dead_code)]
+pub const OURS: &str = ".understudy-k3x9q2ab";
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub fn identity() -> Identity {
@@ -71,6 +76,12 @@ impl Process {
             let _ = kill_process(Pid::from_child(&child), signal);
             child.wait().unwrap();
         }
+    }
+
+    /// It has ended by itself.
+    #[allow(dead_code)]
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
     }
 
     /// Everything that it has said.
@@ -213,10 +224,16 @@ impl Workshop {
     }
 
     fn agent(&self, words: &[&str]) -> Command {
+        let mut agent = self.bare(words);
+        agent.args(["--engine", self.agent.engine]);
+        agent
+    }
+
+    fn bare(&self, words: &[&str]) -> Command {
         fs::write(self.path("message"), "").unwrap();
         (self.agent.give)(&self.path("message"));
         let mut agent = (self.agent.command)(&(self.agent.inside)(&self.program));
-        agent.arg("agent").args(words).args(["--engine", self.agent.engine, "--termination-message"]).arg(self.inside("message"));
+        agent.arg("agent").args(words).arg("--termination-message").arg(self.inside("message"));
         // As in the Jobs: no home, nothing but the image's path.
         agent.env_clear().env("PATH", &self.agent.path);
         agent
@@ -235,6 +252,40 @@ impl Workshop {
         agent.args(["--primary-host", "127.0.0.1", "--primary-port", &source.endpoint().port.to_string(), "--volume"]).arg(self.inside("backup"));
         agent.arg("--data-directory").arg((self.agent.inside)(data));
         agent
+    }
+
+    /// Restores into a directory whose content takes the place of `data` later.
+    #[allow(dead_code)]
+    pub fn stage(&self, source: &impl Serving, directory: &str, mount: &Path, data: &Path) -> Command {
+        let mut agent = self.restore(source, directory, &mount.join(STAGED));
+        agent.arg("--final-directory").arg((self.agent.inside)(data));
+        agent
+    }
+
+    /// Brings data into a target's data directory; with `changes`, killed before the change to the disk that goes beyond this number.
+    #[allow(dead_code)]
+    pub fn swap(&self, mount: &Path, data: &Path, to: &str, changes: Option<usize>) -> Command {
+        let mut agent = self.agent(&["swap", "--identity", identity().word(), "--to", to]);
+        agent.arg("--mount").arg((self.agent.inside)(mount)).arg("--data-directory").arg((self.agent.inside)(data));
+        agent.args(changes.iter().flat_map(|changes| ["--changes".to_owned(), changes.to_string()])).stderr(Stdio::null());
+        agent
+    }
+
+    #[allow(dead_code)]
+    pub fn discard(&self, mount: &Path) -> Command {
+        let mut agent = self.bare(&["discard", "--identity", identity().word()]);
+        agent.arg("--mount").arg((self.agent.inside)(mount));
+        agent
+    }
+
+    /// Bytes that are free on the volume, and bytes that the data directory takes.
+    #[allow(dead_code)]
+    pub fn measure(&self, mount: &Path, data: &Path) -> (u64, u64) {
+        let mut agent = self.bare(&["measure"]);
+        agent.arg("--mount").arg((self.agent.inside)(mount)).arg("--data-directory").arg((self.agent.inside)(data));
+        succeed(agent);
+        let found: serde_json::Value = serde_json::from_str(&self.message()).unwrap();
+        (found["freeBytes"].as_u64().unwrap(), found["usedBytes"].as_u64().unwrap())
     }
 
     pub fn guard(&self, data: &Path) -> bool {

@@ -7,6 +7,7 @@ mod dump;
 mod progress;
 mod replica;
 mod support;
+mod swap;
 mod target;
 
 use std::fs;

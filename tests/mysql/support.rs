@@ -397,12 +397,18 @@ impl Workshop {
     }
 
     pub fn agent(&self, words: &[&str]) -> Command {
+        let mut agent = self.bare(words);
+        agent.args(["--engine", "MySQL"]);
+        agent
+    }
+
+    pub fn bare(&self, words: &[&str]) -> Command {
         fs::write(self.path("message"), "").unwrap();
         give(&self.path("message"));
         // As in the Jobs: no home, nothing but the image's path; which chroot itself needs as well.
         let mut agent = command(inside(&self.program));
         agent.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        agent.arg("agent").args(words).args(["--engine", "MySQL", "--termination-message"]).arg(inside(&self.path("message")));
+        agent.arg("agent").args(words).arg("--termination-message").arg(inside(&self.path("message")));
         agent.stdout(Stdio::null());
         agent
     }
@@ -425,6 +431,14 @@ impl Workshop {
     pub fn guard(&self, data: &Path) -> bool {
         let mut agent = self.agent(&["guard"]);
         agent.arg("--data-directory").arg(inside(data)).stderr(Stdio::null()).status().unwrap().success()
+    }
+
+    /// Brings data into a target's data directory; with `changes`, killed before the change to the disk that goes beyond this number.
+    pub fn swap(&self, mount: &Path, data: &Path, to: &str, changes: Option<usize>) -> bool {
+        let mut agent = self.agent(&["swap", "--identity", identity().word(), "--to", to]);
+        agent.arg("--mount").arg(inside(mount)).arg("--data-directory").arg(inside(data));
+        agent.args(changes.iter().flat_map(|changes| ["--changes".to_owned(), changes.to_string()]));
+        agent.stderr(Stdio::null()).status().unwrap().success()
     }
 
     /// A directory with a restored backup.

@@ -7,6 +7,7 @@
 mod common;
 mod source;
 mod standby;
+mod swap;
 mod target;
 
 use std::fs;

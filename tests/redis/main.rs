@@ -8,6 +8,7 @@ mod common;
 mod lost;
 mod replica;
 mod source;
+mod swap;
 mod target;
 
 use std::collections::BTreeMap;

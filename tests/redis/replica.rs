@@ -13,7 +13,7 @@ use super::common::{PASSWORD, Serving, Workshop, succeed, until, wanted};
 use super::{Server, directory};
 
 /// The arguments of a replica's container, made from those of the source's.
-fn adapted(arguments: &[String], data: &Path) -> Vec<String> {
+pub fn adapted(arguments: &[String], data: &Path) -> Vec<String> {
     let mut container = Container { args: Some([&["redis-server".to_owned()], arguments].concat()), ..Container::default() };
     Redis::adapt_replica(&mut container, data.to_str().unwrap());
     container.args.unwrap().split_off(1)

@@ -1,9 +1,11 @@
 //! Backup with `mongodump`, and a volume for a member, which copies everything from the source by itself.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{MongoDb, MongoSession, dump};
+use crate::agent::swap::Keystones;
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, endpoint, tool, write_durably};
 use crate::engine::{Engine, Session};
 
@@ -27,6 +29,9 @@ impl Drop for Secret {
 impl Tools for MongoDb {
     const BACKUP_EXTRA: u64 = 64 << 20;
     const SEEDS: bool = false;
+    // Members copy everything by themselves: no data directory is swapped.
+    const KEYSTONES: Keystones = Keystones { named: &[], every_name: false };
+    const SIGN: Option<&'static str> = None;
 
     async fn fill(request: &Backup, mut session: MongoSession, _password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let facts = session.observe_source(Some(&request.identity)).await?;
@@ -62,5 +67,9 @@ impl Tools for MongoDb {
     fn guard(_data: &Path) -> Result<(), AgentError> {
         // A member takes writes only when the others elect it, and those elect nobody who lacks what they have.
         Ok(())
+    }
+
+    fn prepare_swap(_staged: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
+        Err(AgentError::Refused("a member's data directory is not swapped".to_owned()))
     }
 }

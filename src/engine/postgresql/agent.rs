@@ -1,12 +1,14 @@
 //! Backup and restore with PostgreSQL's own tools, inside Jobs that run the source's image.
 
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{PostgreSql, PostgreSqlSession};
+use crate::agent::swap::Keystones;
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, tool, write_durably};
 use crate::engine::Session;
 
@@ -30,6 +32,9 @@ impl Tools for PostgreSql {
     /// The log that is written meanwhile, in segments of 16 MiB by default.
     const BACKUP_EXTRA: u64 = 32 << 20;
     const SEEDS: bool = true;
+    // The entrypoint looks for it, and the server reads it before anything else; initdb refuses a directory that is not empty.
+    const KEYSTONES: Keystones = Keystones { named: &["PG_VERSION"], every_name: false };
+    const SIGN: Option<&'static str> = Some("PG_VERSION");
 
     async fn fill(request: &Backup, mut session: PostgreSqlSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let version = session.observe_source(Some(&request.identity)).await?.version;
@@ -89,6 +94,11 @@ impl Tools for PostgreSql {
         keep_private(data, 0o700, 0o027)?;
         keep_private(&data.join(PASSFILE), 0o600, 0o077)
     }
+
+    fn prepare_swap(_staged: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
+        // What makes a standby lies in its data directory.
+        Ok(())
+    }
 }
 
 /// Sets a mode if any of the bits `never` is set.
@@ -133,7 +143,7 @@ fn standby_settings(request: &Restore) -> String {
         ("host", &request.primary_host),
         ("port", &request.primary_port.to_string()),
         ("user", &request.identity.role()),
-        ("passfile", &request.data_directory.join(PASSFILE).to_string_lossy()),
+        ("passfile", &request.served_at().join(PASSFILE).to_string_lossy()),
         ("application_name", &request.name),
         ("sslmode", "prefer"),
     ]);
@@ -197,7 +207,8 @@ mod tests {
             common: crate::agent::Common { engine: EngineKind::PostgreSQL, termination_message: "none".into() },
             volume: "backup".into(),
             directory: "k3x9q2ab-1".into(),
-            data_directory: r"/it's a\directory".into(),
+            data_directory: "/staged".into(),
+            final_directory: Some(r"/it's a\directory".into()),
             identity: Identity::parse("k3x9q2ab").unwrap(),
             replica: 1,
             name: "orders-replica-1".into(),
@@ -205,7 +216,7 @@ mod tests {
             primary_port: 5432,
         };
         let text = standby_settings(&request);
-        assert!(text.contains(r"passfile=''/it\\''s a\\\\directory/understudy.pgpass''"), "{text}");
+        assert!(text.contains(r"passfile=''/it\\''s a\\\\directory/understudy.pgpass''"), "where the server will find it: {text}");
         assert!(text.contains("primary_slot_name = 'understudy_k3x9q2ab_1'"), "{text}");
     }
 }

@@ -1,10 +1,12 @@
 //! Backup and restore: a snapshot as a replica would get it, and a configuration that makes a replica of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Redis, RedisSession, rdb};
+use crate::agent::swap::Keystones;
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, kept_password, tool, write_durably};
 use crate::engine::{Engine, Identity, Session};
 
@@ -12,6 +14,10 @@ use crate::engine::{Engine, Identity, Session};
 pub(super) const CONFIGURATION: &str = "understudy.conf";
 /// The snapshot's name on a replica, whatever the source calls its own.
 const SNAPSHOT: &str = "dump.rdb";
+/// Its name on a server that had data of its own: without our configuration such a server does not find it, and does not serve it as its own.
+const STAGED_SNAPSHOT: &str = "understudy.rdb";
+/// What lies under the names that such a server might look for. No snapshot, no directory of append-only files, no list of users: it refuses to start.
+const DECOY: &str = "This directory is a replica's, made by Understudy: its data is in understudy.rdb, and its server is to include understudy.conf.\n";
 /// Words of the configuration without which a server would take writes.
 const REPLICA_OF: &str = "replicaof ";
 /// Of a source that asks for a password: a replica's server that does not, since the password stands in no configuration of the source, serves nobody
@@ -24,6 +30,10 @@ impl Tools for Redis {
     /// A list of users.
     const BACKUP_EXTRA: u64 = 1 << 20;
     const SEEDS: bool = true;
+    // A server starts empty where its file is missing, and the names of its files can be set. Where it keeps append-only files it looks for their directory
+    // alone; so that one comes last.
+    const KEYSTONES: Keystones = Keystones { named: &["appendonlydir", "dump.rdb"], every_name: true };
+    const SIGN: Option<&'static str> = None;
 
     async fn fill(request: &Backup, mut session: RedisSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let facts = session.observe_source(Some(&request.identity)).await?;
@@ -57,6 +67,9 @@ impl Tools for Redis {
         if rdb::read(&path).map_err(AgentError::file("verifying", &path))?.sha256 != manifest.checksum {
             return Err(AgentError::Refused(format!("{} is not what was verified when the backup was taken", path.display())));
         }
+        if request.is_staged() {
+            fs::rename(&path, request.data_directory.join(STAGED_SNAPSHOT)).map_err(AgentError::file("renaming", &path))?;
+        }
         let password = kept_password(&request.volume, &request.identity)?;
         let path = request.data_directory.join(CONFIGURATION);
         let protected = if path.exists() { PROTECTED } else { "" };
@@ -71,6 +84,17 @@ impl Tools for Redis {
         }
         // With an fsGroup every mount opens all files to the group, and this one holds a password.
         private(&path)
+    }
+
+    fn prepare_swap(staged: &Path, names: &BTreeSet<String>) -> Result<(), AgentError> {
+        // Nothing in the data directory can tell a server without our configuration that it is a replica.
+        for name in names.iter().map(String::as_str).chain(Self::KEYSTONES.named.iter().copied()) {
+            let path = staged.join(name);
+            if !path.exists() {
+                write_durably(&path, 0o600, DECOY.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -114,8 +138,8 @@ fn configuration(request: &Restore, password: &str) -> String {
         "replica-read-only yes".to_owned(),
         format!("masteruser {}", request.identity.role()),
         format!("masterauth {}", quoted(password)),
-        format!("dir {}", quoted(&request.data_directory.to_string_lossy())),
-        format!("dbfilename {SNAPSHOT}"),
+        format!("dir {}", quoted(&request.served_at().to_string_lossy())),
+        format!("dbfilename {}", if request.is_staged() { STAGED_SNAPSHOT } else { SNAPSHOT }),
         "appendonly no".to_owned(),
         SAVE.to_owned(),
     ];
@@ -133,6 +157,7 @@ mod tests {
             volume: root.join("backup"),
             directory: "k3x9q2ab-1".into(),
             data_directory: r#"/a "b\c"#.into(),
+            final_directory: None,
             identity: Identity::parse("k3x9q2ab").unwrap(),
             replica: 1,
             name: "cache-replica-1".into(),
@@ -149,6 +174,20 @@ mod tests {
         {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn a_restore_that_is_staged_knows_where_it_will_be_and_is_no_other_servers_data() {
+        let root = tempfile::tempdir().unwrap();
+        let staged = Restore { final_directory: Some("/data".into()), data_directory: "/data/staged".into(), ..request(root.path()) };
+        let text = configuration(&staged, "p");
+        assert!(text.contains("\ndir \"/data\"\n") && text.contains("\ndbfilename understudy.rdb\n") && !text.contains("staged"), "{text}");
+        fs::write(root.path().join("users.acl"), "user default on\n").unwrap();
+        Redis::prepare_swap(root.path(), &["other.rdb", "users.acl"].map(str::to_owned).into()).unwrap();
+        for name in ["other.rdb", "dump.rdb", "appendonlydir"] {
+            assert_eq!(fs::read_to_string(root.path().join(name)).unwrap(), DECOY, "{name}");
+        }
+        assert_eq!(fs::read_to_string(root.path().join("users.acl")).unwrap(), "user default on\n");
     }
 
     #[test]

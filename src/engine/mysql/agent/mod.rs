@@ -6,6 +6,7 @@ mod pipe;
 mod server;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::password::shortened;
 use super::session::{MySqlSession, Row, literal};
 use super::{MySql, SourceFacts};
+use crate::agent::swap::Keystones;
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, write_durably};
 use crate::engine::{Position, Session, TransactionSet};
 use crate::resources::format_bytes;
@@ -33,6 +35,10 @@ impl Tools for MySql {
     /// The server that receives the copy has a data directory of its own, and the log that is written meanwhile comes along.
     const BACKUP_EXTRA: u64 = 256 << 20;
     const SEEDS: bool = true;
+    // The first is read before anything else, by the entrypoint's look at the configuration as well. Where what is persisted is not read, InnoDB refuses the
+    // second before it changes anything; with mysql.ibd alone in its place it would first write to its logs. `--initialize` refuses a directory with a file.
+    const KEYSTONES: Keystones = Keystones { named: &["mysqld-auto.cnf", "ibdata1"], every_name: false };
+    const SIGN: Option<&'static str> = Some("mysql.ibd");
 
     async fn fill(request: &Backup, mut session: MySqlSession, password: &str, partial: &Path) -> Result<Filled, AgentError> {
         let mut facts = session.observe_source(Some(&request.identity)).await?;
@@ -109,6 +115,11 @@ impl Tools for MySql {
         if settings::persisted(&persisted, "server_id").is_none() {
             return refuse("does not say server_id in mysqld-auto.cnf");
         }
+        Ok(())
+    }
+
+    fn prepare_swap(_staged: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
+        // What makes a replica lies in its data directory.
         Ok(())
     }
 }

@@ -166,6 +166,7 @@ mod tests {
             volume: "backup".into(),
             directory: "k3x9q2ab-1".into(),
             data_directory: "/var/lib/mysql".into(),
+            final_directory: None,
             identity: Identity::parse("k3x9q2ab").unwrap(),
             replica: 1,
             name: "orders-replica-1".into(),
