@@ -168,8 +168,6 @@ fn some_names() -> impl Strategy<Value = BTreeSet<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("SWAP_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400), ..ProptestConfig::default() })]
-
     #[test]
     fn however_often_it_is_killed_a_server_meets_one_database_and_both_stay_whole(
         engine in 0..ENGINES.len(), at in prop_oneof![Just(""), Just("data"), Just("a/b/data")], exchanges in any::<bool>(),
