@@ -329,6 +329,9 @@ async fn restore<E: Tools>(request: Restore) -> Result<(), AgentError> {
 }
 
 /// Runs what works on files for long on a thread of its own, so that a signal is heard.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, AgentError> + Send + 'static) -> Result<T, AgentError> {
+///
+/// # Errors
+/// Those of the work, or if it was interrupted.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, AgentError> + Send + 'static) -> Result<T, AgentError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| AgentError::Refused(error.to_string()))?
 }

@@ -229,6 +229,9 @@ async fn target_data<E: Engine>(context: &Context, subject: &Subject, session: O
     if let Some((_, data)) = context.memory(uid).target_data.filter(|(at, _)| at.elapsed() < MEASURED_FOR) {
         return Ok(data);
     }
+    if subject.disabling() || subject.resource.spec.suspend {
+        return Err("it was not asked".to_owned());
+    }
     let Some(mut session) = session else { return Err("the server does not answer".to_owned()) };
     let bytes = session.measure().await.map_err(|error| error.to_string())?;
     let data = (bytes, session.user_data().await.map_err(|error| error.to_string())?);

@@ -12,6 +12,16 @@ pub fn preflight<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &E::Sou
     let Some(database) = subject.target_database() else { return Vec::new() };
     let name = database.stateful_set;
     let mut found = Vec::new();
+    let source_database = subject.source_database();
+    // Admission compares the names where source.statefulSetRef has no namespace; it may also name this one.
+    if (source_database.namespace, source_database.stateful_set) == (database.namespace, name) {
+        found.push(Finding::new(
+            "TargetIsSource",
+            format!("source and target are the same StatefulSet {name}"),
+            "name another StatefulSet in target.statefulSetRef (it cannot be changed: delete this resource and create another)",
+        ));
+        return found;
+    }
     if let Some(rival) = &target.rival {
         found.push(Finding::new(
             "TargetTaken",

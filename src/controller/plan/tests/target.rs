@@ -79,6 +79,17 @@ fn a_target_is_never_touched_although_it_is_no_rehearsal() {
 }
 
 #[test]
+fn a_source_is_not_its_own_target_however_it_is_named() {
+    for namespace in [None, Some("shop".to_owned())] {
+        let world = world(|spec| {
+            spec.source.stateful_set_ref.namespace = namespace;
+            spec.target.as_mut().unwrap().stateful_set_ref.name = "orders-db".into();
+        });
+        assert_eq!(said(&world, &facts(&world)).0, "TargetIsSource");
+    }
+}
+
+#[test]
 fn without_the_owners_consent_nothing_else_is_said() {
     let world = world(|_| {});
     let mut facts = facts(&world);

@@ -15,7 +15,7 @@ use super::password::shortened;
 use super::session::{MySqlSession, Row, literal};
 use super::{MySql, SourceFacts};
 use crate::agent::swap::Keystones;
-use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, write_durably};
+use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, blocking, checksum, kept_password, write_durably};
 use crate::engine::{Position, Session, TransactionSet};
 use crate::resources::format_bytes;
 use files::{check_files, list_files};
@@ -226,11 +226,6 @@ fn remove_keys(data: &Path) -> Result<(), AgentError> {
         }
     }
     Ok(())
-}
-
-/// Runs what reads many files on a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, AgentError> + Send + 'static) -> Result<T, AgentError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| AgentError::Refused(error.to_string()))?
 }
 
 /// The directory of mysqld: below the source's, or else where programs are looked for.
