@@ -45,6 +45,17 @@ pub fn sync_file_system(path: &Path) -> Result<(), AgentError> {
     syncfs(&directory).map_err(|error| AgentError::file("synchronising", path)(error.into()))
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// If it can't be removed.
+pub fn remove(path: &Path) -> Result<(), AgentError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(AgentError::file("removing", path)),
+    }
+}
+
 /// Writes a file whole or not at all: beside, synchronised, renamed.
 ///
 /// # Errors

@@ -1,10 +1,11 @@
-//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, discard, measure.
+//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, release, discard, measure.
 //!
 //! Each ends with one line in the termination message: what was done, or one sentence that says why not.
 
 mod backup;
 mod files;
 mod measure;
+mod release;
 mod seed;
 pub mod swap;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 pub mod tool;
 
 pub use backup::{Filled, checksum, endpoint, kept_password};
-pub use files::{free_bytes, sync_directory, sync_file_system, write_durably};
+pub use files::{free_bytes, remove, sync_directory, sync_file_system, write_durably};
 pub use seed::{Manifest, Seed};
 
 use clap::{Args, Subcommand};
@@ -26,6 +27,7 @@ use crate::api::EngineKind;
 use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::format_bytes;
 use measure::Measure;
+use release::{Release, release};
 use swap::{Discard, Keystones, Swap};
 
 /// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
@@ -59,18 +61,32 @@ pub trait Tools: Engine {
     /// If a file can't be read or written, or one of the database's programs fails.
     fn become_replica(request: &Restore, manifest: &Manifest) -> impl Future<Output = Result<(), AgentError>> + Send;
 
-    /// Succeeds only if a server that starts on a finished restore is a replica; mends what mounting a volume may have done to its files.
+    /// Succeeds only if a server that starts on a finished restore is a replica, or with `released` finds its data; mends what mounting a volume may have done
+    /// to its files.
     ///
     /// # Errors
-    /// [`AgentError::Refused`] if it would take writes.
-    fn guard(data_directory: &Path) -> Result<(), AgentError>;
+    /// [`AgentError::Refused`] if it would take writes, and is not to.
+    fn guard(data_directory: &Path, released: bool) -> Result<(), AgentError>;
 
     /// Adds to a restore that is about to take the place of other data what keeps a server from serving it as its own where nobody tells the server that it is
     /// a replica. `names` are those at the top of the other data.
     ///
     /// # Errors
     /// If a file can't be written.
-    fn prepare_swap(staged: &Path, names: &BTreeSet<String>) -> Result<(), AgentError>;
+    fn prepare_swap(staged: &Path, data: &Path, names: &BTreeSet<String>) -> Result<(), AgentError>;
+
+    /// Has a server that starts on this data directory find its data and follow nobody, with the arguments of a replica and without, as far as files decide
+    /// that. A replica runs on it meanwhile.
+    ///
+    /// # Errors
+    /// After any it is to be run again.
+    fn release(data_directory: &Path) -> Result<(), AgentError>;
+
+    /// Removes from a released data directory what `become_replica`, `prepare_swap` and `release` have added. A stand-alone server runs on it meanwhile.
+    ///
+    /// # Errors
+    /// After any it is to be run again.
+    fn clear(data_directory: &Path) -> Result<(), AgentError>;
 }
 
 /// What the agent does.
@@ -89,7 +105,9 @@ pub enum Command {
     Guard(Guard),
     /// Bring a staged restore, or the previous data, into a target's data directory.
     Swap(Swap),
-    /// Delete what a swap has left beside a target's data directory.
+    /// Have a target's data be its own from now on.
+    Release(Release),
+    /// Delete what a swap has left beside a target's data directory, and of a released one what is ours in it.
     Discard(Discard),
     /// Say how much room there is on a volume, and how much of it a data directory takes.
     Measure(Measure),
@@ -275,7 +293,8 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Backup(Backup { common, .. })
         | Command::Restore(Restore { common, .. })
         | Command::Guard(Guard { common, .. })
-        | Command::Swap(Swap { common, .. }) => Some(common.termination_message.clone()),
+        | Command::Swap(Swap { common, .. })
+        | Command::Release(Release { common, .. }) => Some(common.termination_message.clone()),
         Command::Discard(Discard { termination_message, .. }) | Command::Measure(Measure { termination_message, .. }) => Some(termination_message.clone()),
     };
     let done = tokio::select! {
@@ -313,11 +332,20 @@ async fn dispatch(command: Command) -> Result<String, AgentError> {
         Command::Restore(request) => with_engine!(request.common.engine, E => restore::<E>(request).await).map(|()| String::new()),
         Command::Guard(request) => {
             seed::guard(&request.data_directory)?;
-            with_engine!(request.common.engine, E => E::guard(&request.data_directory)).map(|()| String::new())
+            with_engine!(request.common.engine, E => E::guard(&request.data_directory, false)).map(|()| String::new())
         }
         Command::Swap(request) => blocking(move || with_engine!(request.common.engine, E => swap::swap::<E>(&request))).await.map(|()| String::new()),
-        Command::Discard(request) => blocking(move || swap::discard(&request)).await.map(|()| String::new()),
+        Command::Release(request) => blocking(move || with_engine!(request.common.engine, E => release::<E>(&request))).await.map(|()| String::new()),
+        Command::Discard(request) => blocking(move || discard(&request)).await.map(|()| String::new()),
         Command::Measure(request) => blocking(move || measure::measure(&request)).await,
+    }
+}
+
+fn discard(request: &Discard) -> Result<(), AgentError> {
+    swap::discard(request)?;
+    match (request.engine, &request.data_directory) {
+        (Some(engine), Some(data)) => with_engine!(engine, E => release::clear::<E>(data, &request.identity)),
+        _ => Ok(()),
     }
 }
 

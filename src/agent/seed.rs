@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::files::{copy_tree, sync_directory, sync_file_system, write_durably};
+use super::files::{copy_tree, remove, sync_directory, sync_file_system, write_durably};
 use super::{AgentError, Restore, check_room, swap};
 use crate::engine::Identity;
 
@@ -16,6 +16,9 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) const RESTORING: &str = "understudy.restoring";
 /// In a data directory that holds a finished restore.
 const SEED: &str = "understudy.seed.json";
+
+/// In a data directory whose restore is to follow nobody any more: the same as [`SEED`], so that it tells nothing of another restore that it gets into.
+const RELEASED: &str = "understudy.released.json";
 
 /// What a target that goes on writing while its volume takes in a restore is left for that, in bytes.
 const WRITTEN_MEANWHILE: u64 = 64 << 20;
@@ -89,6 +92,46 @@ pub fn finished(directory: &Path) -> Option<Seed> {
         return None;
     }
     serde_json::from_slice(&fs::read(directory.join(SEED)).ok()?).ok()
+}
+
+fn released(directory: &Path) -> Option<Seed> {
+    serde_json::from_slice(&fs::read(directory.join(RELEASED)).ok()?).ok()
+}
+
+/// Whether a server on this restore is to be a stand-alone one.
+pub fn is_released(directory: &Path) -> bool {
+    released(directory).is_some_and(|mark| finished(directory) == Some(mark))
+}
+
+/// Records that a server on this restore is to be a stand-alone one.
+///
+/// # Errors
+/// [`AgentError::Refused`] if there is no finished restore of this enabling.
+pub fn release(directory: &Path, identity: &Identity) -> Result<(), AgentError> {
+    let Some(seed) = finished(directory).filter(|seed| seed.is_of(identity)) else {
+        return Err(AgentError::Refused(format!("{} holds no finished restore of {}: nothing was touched", directory.display(), identity.word())));
+    };
+    let text = serde_json::to_vec(&seed).map_err(|error| AgentError::Refused(error.to_string()))?;
+    write_durably(&directory.join(RELEASED), 0o600, &text)
+}
+
+/// Removes the marks from a released restore, after what `rest` removes. Where there are none of this enabling, nothing is done.
+///
+/// # Errors
+/// [`AgentError::Refused`] if the restore was not released.
+pub fn clear(directory: &Path, identity: &Identity, rest: impl FnOnce(&Path) -> Result<(), AgentError>) -> Result<(), AgentError> {
+    let Some(mark) = released(directory).filter(|mark| mark.is_of(identity)) else {
+        return match finished(directory) {
+            Some(seed) if seed.is_of(identity) => Err(AgentError::Refused(format!("{} was not released: nothing was touched", directory.display()))),
+            _ => Ok(()),
+        };
+    };
+    rest(directory)?;
+    if finished(directory) == Some(mark) {
+        remove(&directory.join(SEED))?;
+    }
+    remove(&directory.join(RELEASED))?;
+    sync_directory(directory)
 }
 
 /// Reads the manifest of a backup.

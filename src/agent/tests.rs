@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::seed::{await_backup, guard, restore};
+use super::seed::{await_backup, clear, guard, is_released, release, restore};
 use super::{AgentError, Common, Manifest, Restore, plain_name};
 use crate::api::EngineKind;
 use crate::engine::Identity;
@@ -256,4 +256,37 @@ fn names_of_directories_stay_where_they_are_put() {
         assert!(plain_name(name).is_err(), "{name}");
     }
     assert!(plain_name("k3x9q2ab-1").is_ok());
+}
+
+#[test]
+fn only_a_finished_restore_of_this_enabling_is_released_and_then_cleared() {
+    let root = tempfile::tempdir().unwrap();
+    let request = request(root.path());
+    let data = &request.data_directory;
+    let other = Identity::parse("aaaaaaaa").unwrap();
+    fs::create_dir_all(data).unwrap();
+    assert!(release(data, &request.identity).is_err());
+    clear(data, &request.identity, |_| panic!("nothing of ours is there")).unwrap();
+    restore(&request, true, finish).unwrap();
+    assert!(release(data, &other).is_err() && !is_released(data));
+    let refused = clear(data, &request.identity, |_| panic!("it follows a source")).unwrap_err().to_string();
+    assert!(refused.contains("was not released"), "{refused}");
+    release(data, &request.identity).unwrap();
+    release(data, &request.identity).unwrap();
+    assert!(is_released(data));
+    clear(data, &other, |_| panic!("it is of another enabling")).unwrap();
+    // Copied to another restore, it says nothing.
+    fs::write(data.join("understudy.seed.json"), r#"{"backup": "k3x9q2ab-2", "replica": 1, "checksum": "x"}"#).unwrap();
+    assert!(!is_released(data));
+    fs::copy(data.join("understudy.released.json"), data.join("understudy.seed.json")).unwrap();
+    // Cut off in the middle, and again.
+    assert!(clear(data, &request.identity, |_| Err(AgentError::Refused("cut off".into()))).is_err());
+    assert!(is_released(data));
+    fs::remove_file(data.join("understudy.seed.json")).unwrap();
+    for _ in 0..2 {
+        clear(data, &request.identity, |_| Ok(())).unwrap();
+    }
+    let left: Vec<_> =
+        fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name()).filter(|name| name.to_string_lossy().starts_with("understudy")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -295,6 +295,10 @@ pub trait Engine: Send + Sync + 'static {
     /// What a replica's container, a copy of the source's, needs besides what lies in its data directory, to be a replica from its first second.
     fn adapt_replica(container: &mut Container, data_directory: &str);
 
+    /// Arguments that another server of this engine needs behind its own, to be a replica from its first second once a restore has taken the place of its data;
+    /// empty where what lies in its data directory is enough.
+    fn target_arguments(data_directory: &str) -> Vec<String>;
+
     /// What the clients of the source will notice, in words.
     fn expected_disruption(facts: &Self::SourceFacts) -> String;
 
@@ -376,6 +380,15 @@ pub trait Session: Sized + Send {
     /// # Errors
     /// The server's own message; what was done before the failure is found by the next observation.
     fn execute(&mut self, step: &Self::Step) -> impl Future<Output = Result<(), SessionError>> + Send;
+
+    /// Makes a stand-alone server of a replica of ours, which takes writes from now on and after every restart, with the data that it has; nothing of ours is
+    /// left in its settings. Executed again, or once it was cut off anywhere, it ends the same, and never is there a moment in which the server takes writes
+    /// and still follows the source. What has to be done to its files, `understudy agent release` has done before. A server that follows nobody, and has
+    /// nothing of ours, is left as it is.
+    ///
+    /// # Errors
+    /// The server's own message; that what it has received is still being applied, or saved: then it is to be executed again.
+    fn promote(&mut self) -> impl Future<Output = Result<(), SessionError>> + Send;
 
     /// Sets the password of our replication user, which exists. The password itself reaches neither the server's log nor its statistics.
     ///

@@ -278,6 +278,22 @@ impl Workshop {
         agent
     }
 
+    /// Has the restore in a target's data directory be its own from now on.
+    #[allow(dead_code)]
+    pub fn release(&self, data: &Path) -> Command {
+        let mut agent = self.agent(&["release", "--identity", identity().word()]);
+        agent.arg("--data-directory").arg((self.agent.inside)(data));
+        agent
+    }
+
+    /// As `discard`, and what is ours in the data directory goes, too.
+    #[allow(dead_code)]
+    pub fn clear(&self, mount: &Path, data: &Path) -> Command {
+        let mut agent = self.discard(mount);
+        agent.args(["--engine", self.agent.engine, "--data-directory"]).arg((self.agent.inside)(data));
+        agent
+    }
+
     /// Bytes that are free on the volume, and bytes that the data directory takes.
     #[allow(dead_code)]
     pub fn measure(&self, mount: &Path, data: &Path) -> (u64, u64) {
@@ -292,6 +308,13 @@ impl Workshop {
         let mut agent = self.agent(&["guard"]);
         agent.arg("--data-directory").arg((self.agent.inside)(data)).status().unwrap().success()
     }
+}
+
+/// The names in a directory that are ours.
+#[allow(dead_code)]
+pub fn ours(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.contains("understudy")).collect()
 }
 
 /// The program, copied by itself to where the servers' user can run it.

@@ -5,6 +5,7 @@
 
 mod dump;
 mod progress;
+mod promote;
 mod replica;
 mod support;
 mod swap;

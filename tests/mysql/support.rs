@@ -441,6 +441,20 @@ impl Workshop {
         agent.stderr(Stdio::null()).status().unwrap().success()
     }
 
+    /// Has the restore in a target's data directory be its own from now on.
+    pub fn release(&self, data: &Path) -> Command {
+        let mut agent = self.agent(&["release", "--identity", identity().word()]);
+        agent.arg("--data-directory").arg(inside(data));
+        agent
+    }
+
+    /// Deletes what is beside a target's data directory, and what is ours in it.
+    pub fn clear(&self, mount: &Path, data: &Path) -> Command {
+        let mut agent = self.agent(&["discard", "--identity", identity().word()]);
+        agent.arg("--mount").arg(inside(mount)).arg("--data-directory").arg(inside(data));
+        agent
+    }
+
     /// A directory with a restored backup.
     pub fn restored(&self, source: &Server, directory: &str) -> (TempDir, PathBuf) {
         let root = self::directory();

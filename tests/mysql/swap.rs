@@ -6,30 +6,36 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use understudy::api::Change;
 use understudy::engine::Session;
 use understudy::engine::mysql::MySqlSession;
 
 use crate::support::{PATIENCE, RELAY_LOG, SMALL, Server, Workshop, identity, inside, mysqld, succeed};
 
 /// A source with a backup, and a target with rows of its own on whose volume the backup is staged. The target's data directory is the mount point, or lies below.
-struct Pair {
-    source: Server,
-    target: Server,
-    shop: Workshop,
-    mount: PathBuf,
+pub struct Pair {
+    pub source: Server,
+    pub target: Server,
+    pub shop: Workshop,
+    pub mount: PathBuf,
+    /// What enabling has changed on the source.
+    pub recorded: Vec<Change>,
 }
 
 impl Pair {
     async fn new(at_mount: bool) -> Self {
-        let source = Server::new(&[]).await;
-        source.enable().await;
+        Self::of(Server::new(&[]).await, at_mount).await
+    }
+
+    pub async fn of(source: Server, at_mount: bool) -> Self {
+        let recorded = source.enable().await;
         source.sql("CREATE DATABASE shop; CREATE TABLE shop.t (n INT AUTO_INCREMENT PRIMARY KEY); INSERT INTO shop.t VALUES (), (), ()");
         let target = Server::new(&[RELAY_LOG]).await;
         target.sql("CREATE DATABASE mine; CREATE TABLE mine.rows_ (n INT AUTO_INCREMENT PRIMARY KEY); INSERT INTO mine.rows_ VALUES (), ()");
         let mount = if at_mount { target.data.clone() } else { target.root.path().to_owned() };
         let shop = Workshop::new();
         succeed(shop.backup(&source, "k3x9q2ab-1"));
-        let pair = Self { source, target, shop, mount };
+        let pair = Self { source, target, shop, mount, recorded };
         pair.stage();
         pair.stage();
         pair
@@ -45,17 +51,17 @@ impl Pair {
         succeed(restore);
     }
 
-    fn swap(&self, to: &str) {
+    pub fn swap(&self, to: &str) {
         assert!(self.shop.swap(&self.mount, &self.target.data, to, None), "{to}: {}", self.shop.message());
     }
 
-    async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.target.start();
         self.target.answers().await;
     }
 
     /// The target is a replica of the source, and takes no writes.
-    async fn replicates(&self) {
+    pub async fn replicates(&self) {
         let mark = self.source.session().await.write_mark().await.unwrap();
         let state = self.target.replica("the mark does not arrive", |state| state.streaming && state.applied.reaches(&mark)).await;
         assert!(state.read_only && state.trouble.is_none(), "{state:?}");

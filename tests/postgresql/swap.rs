@@ -5,23 +5,29 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
+use understudy::api::Change;
 use understudy::engine::Session;
 
 use super::common::{OURS, Serving, Workshop, identity, succeed, until, wanted};
 use super::{HBA, Server, bin, command, user};
 
 /// A source with a backup, and a target with rows of its own on whose volume the backup is staged. The target's data directory is the mount point, or lies below.
-struct Pair {
-    source: Server,
-    target: Server,
-    shop: Workshop,
-    mount: PathBuf,
+pub struct Pair {
+    pub source: Server,
+    pub target: Server,
+    pub shop: Workshop,
+    pub mount: PathBuf,
+    /// What enabling has changed on the source.
+    pub recorded: Vec<Change>,
 }
 
 impl Pair {
     async fn new(at_mount: bool) -> Self {
-        let source = Server::new(HBA, &[]).await;
-        source.enable(&wanted(&[1])).await;
+        Self::of(Server::new(HBA, &[]).await, at_mount).await
+    }
+
+    pub async fn of(source: Server, at_mount: bool) -> Self {
+        let recorded = source.enable(&wanted(&[1])).await;
         source.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
         let target = Server::new(HBA, &[]).await;
         target.sql("CREATE TABLE mine AS SELECT generate_series(1, 10) AS n");
@@ -35,16 +41,16 @@ impl Pair {
         succeed(shop.stage(&source, "k3x9q2ab-1", &mount, &target.data));
         let (left, same) = shop.measure(&mount, &target.data);
         assert!(left < free && same.abs_diff(used) < 8 << 20, "ours is not counted: {free} {used} {left} {same}");
-        Self { source, target, shop, mount }
+        Self { source, target, shop, mount, recorded }
     }
 
-    fn swap(&self, to: &str) {
+    pub fn swap(&self, to: &str) {
         let ended = self.shop.swap(&self.mount, &self.target.data, to, None).status().unwrap();
         assert!(ended.success(), "{to}: {}", self.shop.message());
     }
 
     /// The target is a replica of the source, and takes no writes.
-    async fn replicates(&self) {
+    pub async fn replicates(&self) {
         let mark = self.source.session().await.write_mark().await.unwrap();
         let arrived =
             async || Some(self.target.session().await.observe_replica().await.unwrap()).filter(|state| state.streaming && state.applied.reaches(&mark));
@@ -61,7 +67,7 @@ impl Pair {
         self.target.sql("INSERT INTO mine VALUES (10)");
     }
 
-    async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.target.start();
         self.target.answers().await;
     }

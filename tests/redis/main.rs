@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod lost;
+mod promote;
 mod replica;
 mod source;
 mod swap;

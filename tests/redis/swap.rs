@@ -13,18 +13,18 @@ use super::common::{OURS, Serving, Workshop, succeed, until, wanted};
 use super::replica::{adapted, in_step};
 
 /// A source with a backup, and a target with keys of its own on whose volume the backup is staged. The target's data directory is the mount point, or lies below.
-struct Pair {
-    source: Server,
-    target: Server,
-    shop: Workshop,
-    mount: PathBuf,
+pub struct Pair {
+    pub source: Server,
+    pub target: Server,
+    pub shop: Workshop,
+    pub mount: PathBuf,
     /// The target's arguments before and after.
-    own: Vec<String>,
-    adapted: Vec<String>,
+    pub own: Vec<String>,
+    pub adapted: Vec<String>,
 }
 
 impl Pair {
-    async fn new(at_mount: bool, arguments: &[&str]) -> Self {
+    pub async fn new(at_mount: bool, arguments: &[&str]) -> Self {
         let source = Server::new(&[], "").await;
         source.enable(&wanted(&[1])).await;
         for key in 0..20 {
@@ -44,19 +44,19 @@ impl Pair {
         Self { source, target, shop, mount, own, adapted }
     }
 
-    fn swap(&self, to: &str) {
+    pub fn swap(&self, to: &str) {
         let ended = self.shop.swap(&self.mount, &self.target.data, to, None).status().unwrap();
         assert!(ended.success(), "{to}: {}", self.shop.message());
     }
 
-    async fn start(&mut self, arguments: &[String]) {
+    pub async fn start(&mut self, arguments: &[String]) {
         self.target.arguments = arguments.to_vec();
         self.target.start();
         self.target.answers().await;
     }
 
     /// The target is a replica of the source, and takes no writes; it went on where the backup ends.
-    async fn replicates(&self) {
+    pub async fn replicates(&self) {
         let state = in_step(&self.source, &self.target).await;
         assert!(state.read_only && self.target.cli(&["set", "x", "y"]).contains("READONLY"), "{state:?}");
         assert_eq!(self.target.cli(&["dbsize"]), "20");
@@ -71,7 +71,7 @@ impl Pair {
     }
 
     /// Whether a server with these arguments serves.
-    async fn serves(&mut self, arguments: &[String]) -> bool {
+    pub async fn serves(&mut self, arguments: &[String]) -> bool {
         self.target.arguments = arguments.to_vec();
         self.target.start();
         let endpoint = self.target.endpoint();
@@ -123,9 +123,9 @@ async fn there_and_back(at_mount: bool, arguments: &[&str]) {
     assert!(!pair.serves(&own).await);
 }
 
-const APPEND_ONLY: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+pub const APPEND_ONLY: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 /// Every write is in a snapshot that the server takes as it ends.
-const OTHER_NAME: [&str; 4] = ["--dbfilename", "other.rdb", "--save", "3600 1"];
+pub const OTHER_NAME: [&str; 4] = ["--dbfilename", "other.rdb", "--save", "3600 1"];
 
 #[tokio::test]
 async fn a_target_below_its_mount_point_becomes_a_replica_and_itself_again() {

@@ -8,6 +8,7 @@ use super::disk::list;
 use super::journal::{JOURNAL, Journal, Lock, Phase};
 use super::{Wanted, directory};
 use crate::agent::{AgentError, seed, sync_directory, write_durably};
+use crate::api::EngineKind;
 use crate::engine::Identity;
 
 /// Arguments of `discard`.
@@ -19,6 +20,12 @@ pub struct Discard {
     /// The enabling.
     #[arg(long, value_parser = crate::agent::identity)]
     pub identity: Identity,
+    /// The server's data directory, where it was released and what is ours in it goes, too: once its server runs as its owner's manifest says.
+    #[arg(long, requires = "engine")]
+    pub data_directory: Option<PathBuf>,
+    /// The engine, as in `spec.engine`.
+    #[arg(long, requires = "data_directory", value_parser = crate::agent::engine)]
+    pub engine: Option<EngineKind>,
     /// Where Kubernetes reads the termination message; it is written only if the file exists.
     #[arg(long, default_value = "/dev/termination-log")]
     pub termination_message: PathBuf,

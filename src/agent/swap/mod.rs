@@ -60,7 +60,7 @@ pub struct Rules {
     /// See [`Tools::SIGN`].
     pub sign: Option<&'static str>,
     /// See [`Tools::prepare_swap`].
-    pub prepare: fn(&Path, &BTreeSet<String>) -> Result<(), AgentError>,
+    pub prepare: fn(&Path, &Path, &BTreeSet<String>) -> Result<(), AgentError>,
 }
 
 /// Where everything is.
@@ -110,7 +110,7 @@ pub fn swap<E: Tools>(request: &Swap) -> Result<(), AgentError> {
     bring(&Places::new(&request.mount, &request.data_directory, &request.identity)?, rules, request, true)?;
     if request.to == Wanted::Staged {
         seed::guard(&request.data_directory)?;
-        E::guard(&request.data_directory)?;
+        E::guard(&request.data_directory, seed::is_released(&request.data_directory))?;
     }
     Ok(())
 }
@@ -226,7 +226,7 @@ fn begin(places: &Places, rules: Rules, disk: &Disk<'_>) -> Result<Journal, Agen
 fn record(places: &Places, rules: Rules, disk: &Disk<'_>, mut journal: Journal) -> Result<Journal, AgentError> {
     if journal.to == Wanted::Staged {
         disk.change()?;
-        (rules.prepare)(&places.home(Wanted::Staged), &list(&places.data)?)?;
+        (rules.prepare)(&places.home(Wanted::Staged), &places.data, &list(&places.data)?)?;
     }
     if journal.layout == Layout::Names {
         let now = |side: Wanted| list(&if journal.to == side { places.home(side) } else { places.data.clone() });
@@ -266,7 +266,7 @@ fn swap_whole(places: &Places, disk: &Disk<'_>, journal: Journal, rules: Rules, 
                 if wanted == Wanted::Staged {
                     // A server may have written other files since the swap was begun.
                     disk.change()?;
-                    (rules.prepare)(&path(name), &list(&places.data)?)?;
+                    (rules.prepare)(&path(name), &places.data, &list(&places.data)?)?;
                 }
                 if !disk.exchange(&places.data, &path(name))? {
                     return Err(AgentError::Refused("the file system can't exchange directories any more".to_owned()));

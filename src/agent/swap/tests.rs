@@ -17,12 +17,12 @@ const ENDED: &str = "ended in the middle";
 
 /// How the engines' own rules differ.
 const ENGINES: [Rules; 3] = [
-    Rules { keystones: Keystones { named: &["PG_VERSION"], every_name: false }, sign: Some("PG_VERSION"), prepare: |_, _| Ok(()) },
-    Rules { keystones: Keystones { named: &["mysqld-auto.cnf", "ibdata1"], every_name: false }, sign: Some("mysql.ibd"), prepare: |_, _| Ok(()) },
+    Rules { keystones: Keystones { named: &["PG_VERSION"], every_name: false }, sign: Some("PG_VERSION"), prepare: |_, _, _| Ok(()) },
+    Rules { keystones: Keystones { named: &["mysqld-auto.cnf", "ibdata1"], every_name: false }, sign: Some("mysql.ibd"), prepare: |_, _, _| Ok(()) },
     Rules { keystones: Keystones { named: &["appendonlydir", "dump.rdb"], every_name: true }, sign: None, prepare: decoys },
 ];
 
-fn decoys(staged: &Path, names: &BTreeSet<String>) -> Result<(), AgentError> {
+fn decoys(staged: &Path, _: &Path, names: &BTreeSet<String>) -> Result<(), AgentError> {
     for name in names.iter().map(String::as_str).chain(["appendonlydir", "dump.rdb"]).filter(|name| !staged.join(name).exists()) {
         fs::write(staged.join(name), DECOY).map_err(AgentError::file("writing", staged))?;
     }
@@ -96,7 +96,7 @@ impl Volume {
     }
 
     fn discard(&self) -> Result<(), AgentError> {
-        discard(&Discard { mount: self.root.path().into(), identity: identity(), termination_message: "none".into() })
+        discard(&Discard { mount: self.root.path().into(), identity: identity(), data_directory: None, engine: None, termination_message: "none".into() })
     }
 
     /// No server starts on what is in the data directory.

@@ -64,12 +64,20 @@ impl Tools for MongoDb {
         fs::create_dir_all(&directory).map_err(AgentError::file("making", &directory))
     }
 
-    fn guard(_data: &Path) -> Result<(), AgentError> {
+    fn guard(_data: &Path, _released: bool) -> Result<(), AgentError> {
         // A member takes writes only when the others elect it, and those elect nobody who lacks what they have.
         Ok(())
     }
 
-    fn prepare_swap(_staged: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
+    fn prepare_swap(_staged: &Path, _data: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
         Err(AgentError::Refused("a member's data directory is not swapped".to_owned()))
+    }
+
+    fn release(_data: &Path) -> Result<(), AgentError> {
+        Err(AgentError::Refused("a member's data directory is not released: its set decides what it is".to_owned()))
+    }
+
+    fn clear(_data: &Path) -> Result<(), AgentError> {
+        Ok(())
     }
 }

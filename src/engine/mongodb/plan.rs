@@ -204,6 +204,10 @@ impl Engine for MongoDb {
         // The template that it is made from has the arguments of a member already.
     }
 
+    fn target_arguments(_data_directory: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn source_arguments(identity: &Identity) -> Vec<String> {
         vec!["--replSet".to_owned(), identity.role()]
     }

@@ -152,6 +152,10 @@ impl Engine for MySql {
         }
     }
 
+    fn target_arguments(_data_directory: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn expected_disruption(facts: &SourceFacts) -> String {
         let gtids = if facts.gtid_mode.value == "ON" { "" } else { "GTIDs are switched on while it runs, " };
         let waits = match (facts.numbers < (8, 0, 27), facts.clone_active) {

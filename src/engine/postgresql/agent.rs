@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 
 use super::{PostgreSql, PostgreSqlSession};
 use crate::agent::swap::Keystones;
-use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, tool, write_durably};
+use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, remove, tool, write_durably};
 use crate::engine::Session;
 
 /// Where the replica's password is kept, inside the data directory so that it goes where the data goes.
-const PASSFILE: &str = "understudy.pgpass";
+pub(super) const PASSFILE: &str = "understudy.pgpass";
+/// Settings besides those that name the source, whatever the source's own configuration says of them: a standby goes along when its source is promoted, and
+/// answers queries. Of no matter to a server that is no standby.
+pub(super) const FOLLOWING: [(&str, &str); 2] = [("recovery_target_timeline", "latest"), ("hot_standby", "on")];
 
 /// The part of pg_basebackup's own manifest that says where the backup is consistent.
 #[derive(Deserialize)]
@@ -84,8 +87,8 @@ impl Tools for PostgreSql {
         write_durably(&data.join("standby.signal"), 0o600, b"")
     }
 
-    fn guard(data: &Path) -> Result<(), AgentError> {
-        for name in ["PG_VERSION", "standby.signal"] {
+    fn guard(data: &Path, released: bool) -> Result<(), AgentError> {
+        for name in ["PG_VERSION", "standby.signal"].into_iter().take(if released { 1 } else { 2 }) {
             if !data.join(name).exists() {
                 return Err(AgentError::Refused(format!("{} has no {name}: a server started here would take writes", data.display())));
             }
@@ -95,9 +98,18 @@ impl Tools for PostgreSql {
         keep_private(&data.join(PASSFILE), 0o600, 0o077)
     }
 
-    fn prepare_swap(_staged: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
+    fn prepare_swap(_staged: &Path, _data: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
         // What makes a standby lies in its data directory.
         Ok(())
+    }
+
+    fn release(_data: &Path) -> Result<(), AgentError> {
+        // What makes a standby its server takes back itself.
+        Ok(())
+    }
+
+    fn clear(data: &Path) -> Result<(), AgentError> {
+        remove(&data.join(PASSFILE))
     }
 }
 
@@ -147,15 +159,11 @@ fn standby_settings(request: &Restore) -> String {
         ("application_name", &request.name),
         ("sslmode", "prefer"),
     ]);
-    let settings = [
-        ("primary_conninfo", conninfo.as_str()),
-        ("primary_slot_name", &request.identity.slot(request.replica)),
-        ("recovery_target_timeline", "latest"),
-        ("hot_standby", "on"),
-    ];
+    let slot = request.identity.slot(request.replica);
+    let source = [("primary_conninfo", conninfo.as_str()), ("primary_slot_name", &slot)];
     // In the configuration file a backslash begins an escape, and a quote is doubled (manual, "Parameter Names and Values").
     let quote = |value: &str| value.replace('\\', r"\\").replace('\'', "''");
-    let lines: Vec<String> = settings.iter().map(|(name, value)| format!("{name} = '{}'\n", quote(value))).collect();
+    let lines: Vec<String> = source.iter().chain(&FOLLOWING).map(|(name, value)| format!("{name} = '{}'\n", quote(value))).collect();
     format!("\n# Added by understudy: this directory is a standby.\n{}", lines.concat())
 }
 
@@ -174,7 +182,7 @@ mod tests {
     #[test]
     fn a_directory_without_standby_signal_is_not_started() {
         let root = tempfile::tempdir().unwrap();
-        let guard = || PostgreSql::guard(root.path());
+        let guard = || PostgreSql::guard(root.path(), false);
         fs::write(root.path().join(PASSFILE), "").unwrap();
         fs::write(root.path().join("PG_VERSION"), "17").unwrap();
         assert!(guard().is_err());
@@ -194,10 +202,10 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         set(root.path(), 0o2770);
         set(&root.path().join(PASSFILE), 0o660);
-        PostgreSql::guard(root.path()).unwrap();
+        PostgreSql::guard(root.path(), false).unwrap();
         assert_eq!((mode(root.path()), mode(&root.path().join(PASSFILE))), (0o700, 0o600));
         set(root.path(), 0o750);
-        PostgreSql::guard(root.path()).unwrap();
+        PostgreSql::guard(root.path(), false).unwrap();
         assert_eq!(mode(root.path()), 0o750, "the server takes this one");
     }
 

@@ -229,6 +229,10 @@ impl Engine for PostgreSql {
 
     fn adapt_replica(_container: &mut Container, _data_directory: &str) {}
 
+    fn target_arguments(_data_directory: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn expected_disruption(_facts: &SourceFacts) -> String {
         "none: no restart; the configuration is reloaded and one full backup is read from the server".to_owned()
     }

@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Redis, RedisSession, rdb};
+use super::{Redis, RedisSession, own, rdb};
 use crate::agent::swap::Keystones;
-use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, kept_password, tool, write_durably};
+use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, kept_password, remove, tool, write_durably};
 use crate::engine::{Engine, Identity, Session};
 
 /// What makes a server a replica, inside the data directory so that it goes where the data goes. It holds a password.
@@ -15,11 +15,11 @@ pub(super) const CONFIGURATION: &str = "understudy.conf";
 /// The snapshot's name on a replica, whatever the source calls its own.
 const SNAPSHOT: &str = "dump.rdb";
 /// Its name on a server that had data of its own: without our configuration such a server does not find it, and does not serve it as its own.
-const STAGED_SNAPSHOT: &str = "understudy.rdb";
-/// What lies under the names that such a server might look for. No snapshot, no directory of append-only files, no list of users: it refuses to start.
-const DECOY: &str = "This directory is a replica's, made by Understudy: its data is in understudy.rdb, and its server is to include understudy.conf.\n";
+pub(super) const STAGED_SNAPSHOT: &str = "understudy.rdb";
 /// Words of the configuration without which a server would take writes.
 const REPLICA_OF: &str = "replicaof ";
+/// What follows a source, or lets others in no further than that.
+const FOLLOWING: [&str; 4] = [REPLICA_OF, "replica-read-only ", "masteruser ", "masterauth "];
 /// Of a source that asks for a password: a replica's server that does not, since the password stands in no configuration of the source, serves nobody
 /// outside its pod.
 const PROTECTED: &str = "protected-mode yes\n";
@@ -76,26 +76,36 @@ impl Tools for Redis {
         write_durably(&path, 0o600, format!("{}{protected}", configuration(request, &password)).as_bytes())
     }
 
-    fn guard(data: &Path) -> Result<(), AgentError> {
+    fn guard(data: &Path, released: bool) -> Result<(), AgentError> {
         let path = data.join(CONFIGURATION);
         let text = fs::read_to_string(&path).map_err(AgentError::file("a server started here would take writes: reading", &path))?;
-        if !text.lines().any(|line| line.starts_with(REPLICA_OF)) {
+        if !released && !text.lines().any(|line| line.starts_with(REPLICA_OF)) {
             return Err(AgentError::Refused(format!("{} names no source: a server started here would take writes", path.display())));
         }
         // With an fsGroup every mount opens all files to the group, and this one holds a password.
         private(&path)
     }
 
-    fn prepare_swap(staged: &Path, names: &BTreeSet<String>) -> Result<(), AgentError> {
-        // Nothing in the data directory can tell a server without our configuration that it is a replica.
-        for name in names.iter().map(String::as_str).chain(Self::KEYSTONES.named.iter().copied()) {
-            let path = staged.join(name);
-            if !path.exists() {
-                write_durably(&path, 0o600, DECOY.as_bytes())?;
-            }
-        }
-        Ok(())
+    fn prepare_swap(staged: &Path, data: &Path, names: &BTreeSet<String>) -> Result<(), AgentError> {
+        own::keep(staged, data, names)
     }
+
+    fn release(data: &Path) -> Result<(), AgentError> {
+        own::give(data)?;
+        let path = data.join(CONFIGURATION);
+        let text = fs::read_to_string(&path).map_err(AgentError::file("reading", &path))?;
+        write_durably(&path, 0o600, stand_alone(&text).as_bytes())
+    }
+
+    fn clear(data: &Path) -> Result<(), AgentError> {
+        own::clear(data)?;
+        remove(&data.join(CONFIGURATION))
+    }
+}
+
+/// A replica's configuration without what makes it one: its data stays where it is.
+fn stand_alone(text: &str) -> String {
+    text.lines().filter(|line| !FOLLOWING.iter().any(|word| line.starts_with(word))).flat_map(|line| [line, "\n"]).collect()
 }
 
 fn make(directory: &Path) -> Result<(), AgentError> {
@@ -126,7 +136,7 @@ fn users(lines: &[String], identity: &Identity) -> String {
 }
 
 /// A word of the configuration: in double quotes, with escapes (documentation, "Configuration").
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
 }
 
@@ -141,6 +151,8 @@ fn configuration(request: &Restore, password: &str) -> String {
         format!("dir {}", quoted(&request.served_at().to_string_lossy())),
         format!("dbfilename {}", if request.is_staged() { STAGED_SNAPSHOT } else { SNAPSHOT }),
         "appendonly no".to_owned(),
+        // Nothing else has what it has confirmed once it follows nobody.
+        "shutdown-on-sigterm default".to_owned(),
         SAVE.to_owned(),
     ];
     lines.join("\n")
@@ -182,25 +194,36 @@ mod tests {
         let staged = Restore { final_directory: Some("/data".into()), data_directory: "/data/staged".into(), ..request(root.path()) };
         let text = configuration(&staged, "p");
         assert!(text.contains("\ndir \"/data\"\n") && text.contains("\ndbfilename understudy.rdb\n") && !text.contains("staged"), "{text}");
-        fs::write(root.path().join("users.acl"), "user default on\n").unwrap();
-        Redis::prepare_swap(root.path(), &["other.rdb", "users.acl"].map(str::to_owned).into()).unwrap();
-        for name in ["other.rdb", "dump.rdb", "appendonlydir"] {
-            assert_eq!(fs::read_to_string(root.path().join(name)).unwrap(), DECOY, "{name}");
+    }
+
+    #[test]
+    fn a_configuration_that_is_released_keeps_the_data_and_no_source() {
+        let root = tempfile::tempdir().unwrap();
+        let staged = Restore { final_directory: Some("/data".into()), data_directory: "/data/staged".into(), ..request(root.path()) };
+        let text = configuration(&staged, "p");
+        let alone = stand_alone(&format!("{text}{PROTECTED}"));
+        for word in ["replicaof", "master", "replica-read-only"] {
+            assert!(text.contains(word) && !alone.contains(word), "{alone}");
         }
-        assert_eq!(fs::read_to_string(root.path().join("users.acl")).unwrap(), "user default on\n");
+        for line in ["dir \"/data\"", "dbfilename understudy.rdb", "appendonly no", "save 3600 1 300 100 60 10000", "protected-mode yes"] {
+            assert!(alone.lines().any(|found| found == line), "{line} in {alone}");
+        }
+        fs::write(root.path().join(CONFIGURATION), &alone).unwrap();
+        assert!(Redis::guard(root.path(), false).is_err());
+        Redis::guard(root.path(), true).unwrap();
     }
 
     #[test]
     fn a_directory_that_would_take_writes_is_not_started() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join(CONFIGURATION);
-        assert!(Redis::guard(root.path()).is_err());
+        assert!(Redis::guard(root.path(), false).is_err());
         fs::write(&path, "appendonly no\n# replicaof x 1\n").unwrap();
-        assert!(Redis::guard(root.path()).unwrap_err().to_string().contains("take writes"));
+        assert!(Redis::guard(root.path(), false).unwrap_err().to_string().contains("take writes"));
         fs::write(&path, configuration(&request(root.path()), "p")).unwrap();
         // What mounting a volume with an fsGroup does to the files.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
-        Redis::guard(root.path()).unwrap();
+        Redis::guard(root.path(), false).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

@@ -99,13 +99,18 @@ pub fn preflight(shape: &Shape) -> Vec<Finding> {
     found
 }
 
+/// See [`crate::engine::Engine::target_arguments`].
+pub fn arguments(data_directory: &str) -> Vec<String> {
+    vec!["--include".to_owned(), format!("{}/{CONFIGURATION}", data_directory.trim_end_matches('/'))]
+}
+
 /// See [`crate::engine::Engine::adapt_replica`]: the last value of a setting counts, so ours comes last.
 pub fn adapt(container: &mut Container, data_directory: &str) {
     let mut words = container.args.take().unwrap_or_default();
     if start(&Container { args: Some(words.clone()), ..container.clone() }) == Start::Default {
         words.push("redis-server".to_owned());
     }
-    words.extend(["--include".to_owned(), format!("{}/{CONFIGURATION}", data_directory.trim_end_matches('/'))]);
+    words.extend(arguments(data_directory));
     container.args = Some(words);
 }
 
@@ -144,6 +149,7 @@ mod tests {
             adapt(&mut replica, "/data/");
             assert_eq!(replica.command, container(command, &[]).command, "the command stays");
             assert_eq!(replica.args.unwrap(), [before, &ours].concat(), "{command:?} {args:?}");
+            assert_eq!(arguments("/data/"), ours, "and so of a target");
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod agent;
 mod command;
 mod facts;
+mod own;
 mod plan;
 mod rdb;
 mod session;

@@ -173,6 +173,10 @@ impl Engine for Redis {
         command::adapt(container, data_directory);
     }
 
+    fn target_arguments(data_directory: &str) -> Vec<String> {
+        command::arguments(data_directory)
+    }
+
     fn expected_disruption(facts: &SourceFacts) -> String {
         let memory = format_bytes(facts.used_memory);
         format!(

@@ -177,6 +177,11 @@ impl Session for MongoSession {
         execute::execute(self, step).await
     }
 
+    async fn promote(&mut self) -> Result<(), SessionError> {
+        let message = "who takes the writes, the members of a set elect: none is promoted from outside".to_owned();
+        Err(SessionError::Failed { doing: "promoting the server".to_owned(), message })
+    }
+
     async fn give_access(&mut self, _identity: &Identity, _password: &str) -> Result<(), SessionError> {
         // Members trust each other by the key file.
         Ok(())

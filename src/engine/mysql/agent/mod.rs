@@ -21,6 +21,7 @@ use crate::resources::format_bytes;
 use files::{check_files, list_files};
 use server::{Purpose, Server};
 use settings::Settings;
+pub(super) use settings::{LAST, persists};
 
 /// The list of files, beside the data: its own SHA-256 is the backup's.
 const FILES: &str = "files.sha256";
@@ -98,13 +99,16 @@ impl Tools for MySql {
         };
         write_durably(&path, 0o640, tree.to_string().as_bytes())?;
         remove_keys(&request.data_directory)?;
-        Self::guard(&request.data_directory)
+        Self::guard(&request.data_directory, false)
     }
 
-    fn guard(data: &Path) -> Result<(), AgentError> {
+    fn guard(data: &Path, released: bool) -> Result<(), AgentError> {
         let refuse = |why: &str| Err(AgentError::Refused(format!("{} {why}: a server started here would take writes", data.display())));
         if !data.join("mysql.ibd").exists() {
             return refuse("has no mysql.ibd");
+        }
+        if released {
+            return Ok(());
         }
         let path = data.join("mysqld-auto.cnf");
         let Ok(text) = fs::read(&path) else { return refuse("has no mysqld-auto.cnf") };
@@ -118,8 +122,17 @@ impl Tools for MySql {
         Ok(())
     }
 
-    fn prepare_swap(_staged: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
+    fn prepare_swap(_staged: &Path, _data: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
         // What makes a replica lies in its data directory.
+        Ok(())
+    }
+
+    fn release(_data: &Path) -> Result<(), AgentError> {
+        // What makes a replica its server takes back itself.
+        Ok(())
+    }
+
+    fn clear(_data: &Path) -> Result<(), AgentError> {
         Ok(())
     }
 }
@@ -247,7 +260,7 @@ mod tests {
     #[test]
     fn a_directory_whose_server_would_take_writes_is_not_started() {
         let root = tempfile::tempdir().unwrap();
-        let guard = || MySql::guard(root.path());
+        let guard = || MySql::guard(root.path(), false);
         let persist = |text: &str| fs::write(root.path().join("mysqld-auto.cnf"), text).unwrap();
         let sound =
             r#"{"Version": 2, "mysql_static_variables": {"server_id": {"Value": "77"}}, "mysql_dynamic_variables": {"super_read_only": {"Value": "ON"}}}"#;

@@ -104,23 +104,37 @@ pub fn replica_statements(request: &Restore, settings: &Settings, password: &str
         ("RESET REPLICA ALL".to_owned(), format!("CHANGE REPLICATION SOURCE TO {change}"))
     };
     let id = settings.replica_id(request);
-    vec![
+    let mut statements = vec![
         ("SET PERSIST super_read_only = ON".to_owned(), false),
         ("SET PERSIST read_only = ON".to_owned(), false),
         (format!("SET PERSIST server_id = {id}"), false),
-        // What the source persisted does not come along with its data.
-        ("SET PERSIST_ONLY enforce_gtid_consistency = ON".to_owned(), false),
-        ("SET PERSIST_ONLY gtid_mode = ON".to_owned(), false),
-        // A relay log that was cut off is fetched again.
-        ("SET PERSIST_ONLY relay_log_recovery = ON".to_owned(), false),
-        ("SET PERSIST_ONLY skip_replica_start = OFF".to_owned(), true),
-        // Killed with less than this, a server may hold that it has applied what its tables have lost, and nobody would notice.
-        ("SET PERSIST_ONLY innodb_flush_log_at_trx_commit = 1".to_owned(), false),
-        ("SET PERSIST_ONLY sync_binlog = 1".to_owned(), false),
-        // A copy of a replica has its source's channel.
-        (reset, false),
-        (change, false),
-    ]
+    ];
+    statements.extend(AT_START.map(|(name, value)| (format!("SET PERSIST_ONLY {name} = {value}"), name == "skip_replica_start")));
+    // A copy of a replica has its source's channel.
+    statements.extend([(reset, false), (change, false)]);
+    statements
+}
+
+/// What is persisted for the start of the replica's own server. What the source persisted does not come along with its data.
+const AT_START: [(&str, &str); 6] = [
+    ("enforce_gtid_consistency", "ON"),
+    ("gtid_mode", "ON"),
+    // A relay log that was cut off is fetched again.
+    (LAST, "ON"),
+    ("skip_replica_start", "OFF"),
+    // Killed with less than this, a server may hold that it has applied what its tables have lost, and nobody would notice.
+    ("innodb_flush_log_at_trx_commit", "1"),
+    ("sync_binlog", "1"),
+];
+
+/// The one of these that nobody persists on a server that follows nobody.
+pub const LAST: &str = "relay_log_recovery";
+
+/// Whether a variable that is persisted is so because the restore has done it, or was given another value since. Whether a server is read-only, and its number,
+/// is ours in any case.
+pub fn persists(name: &str, value: &str) -> bool {
+    let ours = |set: &(&str, &str)| set.0 == name && set.1.eq_ignore_ascii_case(value);
+    matches!(name, "super_read_only" | "read_only" | "server_id") || AT_START.iter().chain(&FIRST).any(ours)
 }
 
 /// What a server has to know before it does anything. Persisted as other variables are, it would know only once its events have begun to run: in that
@@ -132,13 +146,13 @@ const FIRST: [(&str, &str); 3] = [("super_read_only", "ON"), ("read_only", "ON")
 pub fn known_first(mut tree: serde_json::Value) -> Option<serde_json::Value> {
     fn arguments(tree: &mut serde_json::Value) -> Option<&mut serde_json::Map<String, serde_json::Value>> {
         let object = tree.as_object_mut()?;
-        if object.get("relay_log_recovery").is_some_and(|variable| variable.get("Value").is_some()) {
+        if object.get(LAST).is_some_and(|variable| variable.get("Value").is_some()) {
             return Some(object);
         }
         object.values_mut().find_map(arguments)
     }
     let found = arguments(&mut tree)?;
-    let model = found.get("relay_log_recovery")?.clone();
+    let model = found.get(LAST)?.clone();
     for (name, value) in FIRST {
         let mut variable = model.clone();
         variable.as_object_mut()?.insert("Value".to_owned(), value.into());

@@ -10,15 +10,15 @@ use super::{MySqlSession, account, literal};
 use crate::engine::{Endpoint, SessionError};
 
 /// How long transactions may take to end, or a connection.
-const PATIENCE: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// How long the server complains before it refuses: for so long every statement of the applications is one that was looked at.
 const WARNING: Duration = Duration::from_secs(3);
 
 /// Why a plugin may not be installed now and yet later: the server takes no writes, or somebody holds the table of plugins.
 const PASSING: [&str; 3] = ["(1205)", "(1290)", "(1836)"];
 
-fn failed(doing: &str, message: impl Into<String>) -> SessionError {
+pub(super) fn failed(doing: &str, message: impl Into<String>) -> SessionError {
     SessionError::Failed { doing: doing.to_owned(), message: message.into() }
 }
 

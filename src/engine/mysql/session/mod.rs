@@ -2,6 +2,7 @@
 
 mod execute;
 mod observe;
+mod promote;
 mod user_data;
 
 use mysql_async::prelude::Queryable;
@@ -291,6 +292,10 @@ impl Session for MySqlSession {
 
     async fn execute(&mut self, step: &Step) -> Result<(), SessionError> {
         execute::execute(self, step).await
+    }
+
+    async fn promote(&mut self) -> Result<(), SessionError> {
+        promote::promote(self).await
     }
 
     async fn give_access(&mut self, identity: &Identity, password: &str) -> Result<(), SessionError> {

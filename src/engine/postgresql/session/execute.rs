@@ -11,15 +11,15 @@ use super::{PostgreSqlSession, identifier, literal};
 use crate::engine::SessionError;
 
 /// How long a reload or the end of a connection may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// How long a backend that starts may still have the rules from before a reload: the server reads them a moment after the settings.
 const RULES: Duration = Duration::from_secs(1);
 
 /// Settings that are ours to change and to put back.
 const SETTINGS: [&str; 1] = ["max_slot_wal_keep_size"];
 
-fn failed(doing: &str, message: impl Into<String>) -> SessionError {
+pub(super) fn failed(doing: &str, message: impl Into<String>) -> SessionError {
     SessionError::Failed { doing: doing.to_owned(), message: message.into() }
 }
 
@@ -66,7 +66,7 @@ async fn set(session: &mut PostgreSqlSession, doing: &str, name: &str, value: Op
 }
 
 /// Reloads the configuration and waits until the postmaster has read it: only then do new sessions see it.
-async fn reload(session: &mut PostgreSqlSession, doing: &str) -> Result<(), SessionError> {
+pub(super) async fn reload(session: &mut PostgreSqlSession, doing: &str) -> Result<(), SessionError> {
     let loaded = "SELECT pg_conf_load_time()";
     let before = session.value(doing, loaded).await?;
     session.rows(doing, "SELECT pg_reload_conf()").await?;

@@ -11,7 +11,7 @@ use crate::engine::{Position, SessionError};
 /// More replicas than there are: the server asks all of them how far they are, and gives up waiting for the rest after a millisecond.
 const MARK: [&str; 3] = ["WAIT", "1000", "1"];
 
-fn failed(doing: &str, message: impl Into<String>) -> SessionError {
+pub(super) fn failed(doing: &str, message: impl Into<String>) -> SessionError {
     SessionError::Failed { doing: doing.to_owned(), message: message.into() }
 }
 

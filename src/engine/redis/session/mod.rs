@@ -3,6 +3,7 @@
 mod answer;
 mod execute;
 mod observe;
+mod promote;
 mod user_data;
 
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::engine::{Endpoint, Identity, Key, Position, ReplicaSummary, Session, 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long an answer may take.
 const STATEMENT: Duration = Duration::from_secs(10);
+/// How long a snapshot is waited for at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
 /// The user that a connection has without a login.
 const DEFAULT_USER: &str = "default";
 
@@ -148,6 +152,10 @@ impl Session for RedisSession {
 
     async fn execute(&mut self, step: &Step) -> Result<(), SessionError> {
         execute::execute(self, step).await
+    }
+
+    async fn promote(&mut self) -> Result<(), SessionError> {
+        promote::promote(self).await
     }
 
     async fn give_access(&mut self, identity: &Identity, password: &str) -> Result<(), SessionError> {
