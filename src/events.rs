@@ -6,6 +6,7 @@ use std::fmt::Display;
 
 use crate::api::{DatabaseReplication, DatabaseReplicationStatus, Phase};
 use crate::controller::plan::{Kind, Object, Step, conditions};
+use crate::resources::labels;
 
 /// Publishes events; one that can't be published is logged and forgotten.
 pub struct Events {
@@ -13,7 +14,8 @@ pub struct Events {
 }
 
 /// Reasons of `Ready` that are passed through on the way, and are told by the steps that lead there.
-const ROUTINE: [&str; 11] = [
+const ROUTINE: [&str; 12] = [
+    "Measuring",
     "RestartingSource",
     "Observing",
     "Configuring",
@@ -37,21 +39,25 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
         Step::Source(step) => (false, "SourceChanged", format!("On the source: {step}")),
         Step::Apply(Object::Job(job)) => {
             let name = name(&job.metadata);
-            if name.contains("-backup-") {
-                (false, "BackupStarted", format!("Job {name} takes a full backup"))
-            } else {
-                (false, "RestoreStarted", format!("Job {name} restores the backup"))
+            match job.metadata.labels.as_ref().and_then(|labels| labels.get(labels::COMPONENT)).map(String::as_str) {
+                Some("backup") => (false, "BackupStarted", format!("Job {name} takes a full backup")),
+                Some("restore") => (false, "RestoreStarted", format!("Job {name} restores the backup")),
+                Some("discard") => (false, "ClearingVolume", format!("Job {name} clears what was exchanged off the target's volume")),
+                _ => return None,
             }
         }
         Step::Apply(Object::StatefulSet(object)) => (false, "ReplicaApplied", format!("StatefulSet {} runs the replica", name(&object.metadata))),
-        Step::ChangeSource { .. } | Step::RestoreSource { .. } => (false, "SourceRestarted", step.to_string()),
+        Step::Change { side: "target", .. } | Step::PutBack { side: "target", .. } => (false, "TargetRestarted", step.to_string()),
+        Step::Change { .. } | Step::PutBack { .. } => (false, "SourceRestarted", step.to_string()),
+        Step::Recreate { .. } => (true, "TargetRecreated", step.to_string()),
+        Step::Promote => (false, "TargetPromoted", "The target becomes a stand-alone server that takes writes, with the data that it has".to_owned()),
         Step::Apply(Object::Claim(_) | Object::Service(_))
         | Step::Mark(_)
         | Step::Hold
         | Step::Grow { .. }
         | Step::Serve { .. }
-        | Step::CreateKey(_)
-        | Step::DisownSource(_)
+        | Step::CreateSecret(_)
+        | Step::Disown(_)
         | Step::Delete(Kind::Service | Kind::Job | Kind::Secret, _) => return None,
         Step::Delete(Kind::StatefulSet, name) => (false, "ReplicaRemoved", format!("StatefulSet {name} is being deleted")),
         Step::Delete(Kind::Claim, name) => (false, "VolumeDeleted", format!("PersistentVolumeClaim {name} is being deleted")),

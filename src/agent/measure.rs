@@ -1,6 +1,7 @@
 //! How much room there is on a target's volume, for the preflight.
 
 use clap::Args;
+use rustix::fs::{Access, access};
 use serde::Serialize;
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -34,6 +35,8 @@ struct Room {
     free_bytes: u64,
     /// Bytes that the data directory takes on it, without what is ours.
     used_bytes: u64,
+    /// This user may write where a copy is restored to and exchanged: at the top of the volume, and beside the data directory.
+    writable: bool,
 }
 
 /// Measures, as JSON.
@@ -42,7 +45,9 @@ struct Room {
 /// If the volume can't be looked at.
 pub fn measure(request: &Measure) -> Result<String, AgentError> {
     let used_bytes = used(&request.data_directory).map_err(AgentError::file("measuring", &request.data_directory))?;
-    let room = Room { free_bytes: free_bytes(&request.mount)?, used_bytes };
+    let beside = if request.data_directory == request.mount { None } else { request.data_directory.parent() };
+    let writable = [Some(request.mount.as_path()), beside].into_iter().flatten().all(|path| access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok());
+    let room = Room { free_bytes: free_bytes(&request.mount)?, used_bytes, writable };
     serde_json::to_string(&room).map_err(|error| AgentError::Refused(error.to_string()))
 }
 

@@ -43,8 +43,8 @@ use super::DatabaseReplicationStatus;
         .message("MongoDB cannot be replicated between two applications: its members elect the one that takes the writes, and clients have to know all of them; use `replicas`"),
     validation = Rule::new("self.engine != 'MongoDB' || !has(self.replicas) || self.replicas % 2 == 0")
         .message("a MongoDB replica set has an odd number of members, so that a majority stays when one fails: set `replicas` to 2, 4, 6 or 8"),
-    validation = Rule::new("!has(self.target) || self.dryRun")
-        .message("this version of Understudy only rehearses replication into an existing StatefulSet: set `dryRun: true`, or use `replicas`, which makes the copies in this namespace"),
+    validation = Rule::new("!has(self.target) || self.dryRun || !has(self.target.existingData) || self.target.existingData == 'Refuse'")
+        .message("this version of Understudy replaces only a database without data of its own: `target.existingData: BackUpAndReplace` can be rehearsed with `dryRun: true`"),
     validation = Rule::new("has(self.target) || !has(self.source.statefulSetRef.namespace)")
         .message("`source.statefulSetRef.namespace` is only for `target`: copies that `replicas` makes are in the namespace of the source, and so is this resource"),
     validation = Rule::new("!has(self.target) || self.target.statefulSetRef.name != self.source.statefulSetRef.name || has(self.source.statefulSetRef.namespace)")
@@ -64,7 +64,7 @@ pub struct DatabaseReplicationSpec {
     #[schemars(range(min = 1, max = 9))]
     pub replicas: Option<u32>,
 
-    /// An existing StatefulSet in this namespace that becomes the replica, with a copy of the source's data in place of its own. This version only rehearses it (`dryRun`).
+    /// An existing StatefulSet in this namespace that becomes the replica, with a copy of the source's data in place of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
 

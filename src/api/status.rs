@@ -48,6 +48,10 @@ pub struct DatabaseReplicationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceStatus>,
 
+    /// The target, from before it is touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetStatus>,
+
     /// The full backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
@@ -60,7 +64,7 @@ pub struct DatabaseReplicationStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub environment: Vec<EnvironmentRecord>,
 
-    /// How the source's clients are disturbed.
+    /// How the clients of source and target are disturbed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disruption: Option<Disruption>,
 }
@@ -118,6 +122,27 @@ pub struct SourceStatus {
     /// Somebody took back what its StatefulSet had been given for the replication: it runs alone since then, and what was written to it is on no replica.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reverted: bool,
+}
+
+/// The target as it was found, and where its data is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TargetStatus {
+    /// The directory that holds its data.
+    pub data_directory: String,
+    /// Numeric user of its server.
+    pub user: u32,
+    /// Numeric group of its server.
+    pub group: u32,
+    /// Its server has run on the copy of the source's data: that is what it holds since then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
+    /// The data that it held before is no longer on its volume: the copy was proven before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cleared: bool,
+    /// It is a database of its own again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub returned: bool,
 }
 
 /// One change on a server that the user owns.
@@ -219,16 +244,16 @@ pub struct EnvironmentRecord {
     pub before: Option<String>,
 }
 
-/// How the source's clients are disturbed.
+/// How the clients of source and target are disturbed.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Disruption {
     /// What was said before anything was touched.
     pub expected: String,
-    /// When the restart of the source was begun, if it needs one.
+    /// When the restart of the source, or of the target, was begun, if one is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<Time>,
-    /// How long clients could not write: from the moment that the restart was asked for until the source took writes again.
+    /// How long clients were without it: from the moment that the restart was asked for until the source took writes again, or the target answered again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<String>,
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::digest;
 use super::facts::{APPLIED, Subject};
+use super::observe::Sessions;
 use super::plan::{Kind, Object, Step};
 use crate::api::{DatabaseReplication, DatabaseReplicationStatus, FIELD_MANAGER, FINALIZER};
 use crate::engine::{Engine, Session, SessionError};
@@ -77,7 +78,7 @@ pub async fn write_status(context: &Context, subject: &Subject, status: &Databas
         for key in before.keys().filter(|key| !changed.contains_key(*key)).cloned().collect::<Vec<_>>() {
             changed.insert(key, serde_json::Value::Null);
         }
-        for nested in ["source", "backup", "disruption"] {
+        for nested in ["source", "target", "backup", "disruption"] {
             if let (Some(before), Some(changed)) = (before.get(nested).and_then(|v| v.as_object()), changed.get_mut(nested).and_then(|v| v.as_object_mut())) {
                 for key in before.keys().filter(|key| !changed.contains_key(*key)).cloned().collect::<Vec<_>>() {
                     changed.insert(key, serde_json::Value::Null);
@@ -107,12 +108,12 @@ fn written_resource(context: &Context, subject: &Subject, step: &str, written: R
 ///
 /// # Errors
 /// That of the first step that fails.
-pub async fn apply<E: Engine>(context: &Context, subject: &Subject, steps: &[Step<E::Step>], session: &mut Option<E::Session>) -> Result<(), ApplyError> {
+pub async fn apply<E: Engine>(context: &Context, subject: &Subject, steps: &[Step<E::Step>], sessions: &mut Sessions<E>) -> Result<(), ApplyError> {
     let mut current = subject.clone();
     for step in steps {
         tracing::info!(step = %step, replication = %subject.names.name, namespace = %subject.names.namespace, "step begins");
         let applier = Applier { context, subject: &current };
-        if let Some(written) = applier.execute::<E>(step, session).await? {
+        if let Some(written) = applier.execute::<E>(step, sessions).await? {
             current = written;
         }
         tracing::info!(step = %step, replication = %subject.names.name, namespace = %subject.names.namespace, "step done");
@@ -130,10 +131,11 @@ impl Applier<'_> {
         Api::namespaced(self.context.client.clone(), &self.subject.names.namespace)
     }
 
-    async fn execute<E: Engine>(&self, step: &Step<E::Step>, session: &mut Option<E::Session>) -> Result<Option<Subject>, ApplyError> {
+    async fn execute<E: Engine>(&self, step: &Step<E::Step>, sessions: &mut Sessions<E>) -> Result<Option<Subject>, ApplyError> {
         let failed = |source: kube::Error| ApplyError::Kubernetes { step: step.to_string(), source: Box::new(source) };
         let database = |source: SessionError| ApplyError::Database { step: step.to_string(), source };
-        let gone = || SessionError::Unreachable("there is no session with the source".to_owned());
+        let Sessions { source: session, target } = sessions;
+        let gone = || SessionError::Unreachable("there is no session with the server".to_owned());
         match step {
             Step::Hold => return self.finalizers(step.to_string(), true).await.map(Some),
             Step::Release => return self.finalizers(step.to_string(), false).await.map(Some),
@@ -167,9 +169,11 @@ impl Applier<'_> {
                 }
                 .map_err(failed)?;
             }
-            Step::CreateKey(secret) => self.create_key(secret).await.map_err(failed)?,
-            Step::ChangeSource { patch, .. } | Step::RestoreSource { patch, .. } => self.change_source(patch).await.map_err(failed)?,
-            Step::DisownSource(stateful_set) => self.disown(stateful_set).await.map_err(failed)?,
+            Step::CreateSecret(secret) => self.create_secret(secret).await.map_err(failed)?,
+            Step::Change { stateful_set, patch, .. } | Step::PutBack { stateful_set, patch, .. } => self.change(stateful_set, patch).await.map_err(failed)?,
+            Step::Promote => target.as_mut().ok_or_else(gone).map_err(database)?.promote().await.map_err(database)?,
+            Step::Recreate { pod, uid } => self.recreate(pod, uid).await.map_err(failed)?,
+            Step::Disown(stateful_set) => self.disown(stateful_set).await.map_err(failed)?,
             Step::Keep(name) => self.keep(name).await.map_err(failed)?,
             Step::Grow { claim, size } => self.grow(claim, size).await.map_err(failed)?,
             Step::Serve { pod, serving } => self.serve(pod, *serving).await.map_err(failed)?,
@@ -230,7 +234,7 @@ impl Applier<'_> {
         self.context.remember(&self.subject.owner.uid, |memory| memory.read = None);
     }
 
-    async fn create_key(&self, secret: &Secret) -> Result<(), kube::Error> {
+    async fn create_secret(&self, secret: &Secret) -> Result<(), kube::Error> {
         self.read_anew();
         match self.api::<Secret>().create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, secret).await {
             Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
@@ -238,11 +242,21 @@ impl Applier<'_> {
         }
     }
 
-    /// Applies our fields of the source's StatefulSet. Named by its uid the patch changes that very object and makes no other.
-    async fn change_source(&self, patch: &serde_json::Value) -> Result<(), kube::Error> {
+    /// Applies our fields of a StatefulSet of the user's. Named by its uid the patch changes that very object and makes no other.
+    async fn change(&self, name: &str, patch: &serde_json::Value) -> Result<(), kube::Error> {
         self.read_anew();
         let params = PatchParams::apply(&self.subject.names.manager()).force();
-        self.api::<StatefulSet>().patch(self.subject.source(), &params, &Patch::Apply(patch)).await.map(drop)
+        self.api::<StatefulSet>().patch(name, &params, &Patch::Apply(patch)).await.map(drop)
+    }
+
+    async fn recreate(&self, name: &str, uid: &str) -> Result<(), kube::Error> {
+        self.read_anew();
+        let params = DeleteParams::default().preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        match self.api::<Pod>().delete(name, &params).await {
+            // Gone, or another one already.
+            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Takes our name off fields that were put back as they were: whoever applies them next is in nobody's way.

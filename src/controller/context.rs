@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 use super::facts::{Own, Subject, environment_of};
-use crate::api::DatabaseReplication;
+use crate::api::{Change, DatabaseReplication, Phase};
 use crate::engine::Position;
 use crate::events::Events;
 use crate::resources::labels;
@@ -185,6 +185,23 @@ impl Context {
         self.predecessors(resource).iter().find(same).map(|other| other.name_any())
     }
 
+    /// What other resources that copy the same source, and go on doing so, have on record of it: without what carries their name, which is theirs alone.
+    #[must_use]
+    pub fn neighbours(&self, resource: &DatabaseReplication) -> Vec<Change> {
+        let source = |resource: &DatabaseReplication| {
+            let source = &resource.spec.source.stateful_set_ref;
+            (source.namespace.clone().or_else(|| resource.namespace()), source.name.clone())
+        };
+        let stays = |other: &DatabaseReplication| {
+            let undoing = other.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Disabling));
+            other.spec.enabled && !undoing && other.metadata.deletion_timestamp.is_none()
+        };
+        let others = self.stores.replications.state();
+        let others = others.iter().filter(|other| other.uid() != resource.uid() && stays(other) && source(other) == source(resource));
+        let changes = others.filter_map(|other| Some(other.status.as_ref()?.source.as_ref()?.changes.clone())).flatten();
+        changes.filter(|change| !change.what.contains(NAMED) && !change.after.contains(NAMED)).collect()
+    }
+
     /// The resource that came first and has this one's target as its own target, or as its source.
     #[must_use]
     pub fn target_rival(&self, resource: &DatabaseReplication) -> Option<String> {
@@ -213,6 +230,8 @@ impl Context {
     }
 }
 
+/// What names of ours on a server begin with ([`crate::engine::Identity::role`]).
+const NAMED: &str = "understudy_";
 /// How long a size that was measured counts.
 pub const MEASURED_FOR: Duration = Duration::from_mins(1);
 /// How long objects of the user's count as just read while steps follow one another.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::subject::{Database, Subject, environment_of};
-use crate::engine::{Engine, Finding, Lag, Position, ReplicaSummary};
-use crate::resources::{Shape, bytes_of, labels};
+use crate::api::Change;
+use crate::engine::{Engine, Finding, Identity, Lag, Position, ReplicaSummary};
+use crate::resources::{Data, Shape, bytes_of, data_of, labels, template_of};
 
 /// A pod whose node is dead stays in the API for ever: so long after it should have ended it counts as gone, so that teardown does not wait for it.
 pub const OVERDUE: Duration = Duration::from_mins(1);
@@ -139,7 +140,9 @@ fn claimed(claim: &PersistentVolumeClaim) -> Applied {
     Applied { bytes: requests.and_then(|requests| bytes_of(requests.get("storage")?)), ..applied(claim) }
 }
 
-fn pod_facts(pod: &Pod, now: Timestamp) -> PodFacts {
+/// What is of interest of a pod.
+#[must_use]
+pub fn pod_facts(pod: &Pod, now: Timestamp) -> PodFacts {
     let status = pod.status.clone().unwrap_or_default();
     let mut containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let trouble = containers.find_map(|container| {
@@ -261,6 +264,22 @@ pub struct TargetFacts<E: Engine> {
     pub data: Result<(u64, Vec<String>), String>,
     /// Another resource that has this StatefulSet as its source or target and came first.
     pub rival: Option<String>,
+    /// Name of the user's own Service that reaches it.
+    pub service: Option<String>,
+}
+
+impl<E: Engine> TargetFacts<E> {
+    /// Which data the template of its StatefulSet asks for; none where nothing of ours is on it.
+    #[must_use]
+    pub fn wants(&self, identity: &Identity) -> Option<Data> {
+        data_of(template_of(&self.workload.as_ref()?.stateful_set), identity)
+    }
+
+    /// Which data its pod was started with; none where nothing of ours is in it, or there is no pod.
+    #[must_use]
+    pub fn runs(&self, identity: &Identity) -> Option<Data> {
+        data_of(self.workload.as_ref()?.pod.as_ref()?.spec.as_ref(), identity)
+    }
 }
 
 /// Everything that planning looks at.
@@ -286,8 +305,12 @@ pub struct Facts<E: Engine> {
     pub service: Option<String>,
     /// The Secret with the key file exists.
     pub key: bool,
+    /// The copy of the source's password in the resource's namespace exists.
+    pub credentials: bool,
     /// Another resource that has the same source and came first.
     pub rival: Option<String>,
+    /// What resources that have the same source, and keep it, have on record of it.
+    pub neighbours: Vec<Change>,
     /// Variables that another resource which came first writes: ConfigMap, prefix, name of that resource.
     pub taken: Vec<(String, String, String)>,
     /// Bytes of the source's data: measured before the first change, and as recorded then afterwards. An error says why it could not be told.

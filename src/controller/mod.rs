@@ -63,7 +63,7 @@ async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Cont
         return Ok(Action::await_change());
     }
     let observed = observe::observe::<E>(context, &subject).await.map_err(|source| ReconcileError::Observe(Box::new(source)))?;
-    let (facts, mut session) = (observed.facts, observed.session);
+    let (facts, mut sessions) = (observed.facts, observed.sessions);
     let plan = plan::plan::<E>(&subject, &facts, &context.image);
     let status = plan::merge(subject.resource.status.as_ref(), plan.status, facts.now);
     context.events.transition(&subject.resource, &status).await;
@@ -75,7 +75,7 @@ async fn reconcile<E: Engine>(resource: Arc<DatabaseReplication>, context: &Cont
         Err(ApplyError::Outdated) => return Ok(Action::requeue(Duration::from_millis(100))),
         Err(error) => return Err(ReconcileError::Status(error)),
     };
-    match apply::apply::<E>(context, &current, &plan.steps, &mut session).await {
+    match apply::apply::<E>(context, &current, &plan.steps, &mut sessions).await {
         Ok(()) => {
             let mut times = 0;
             context.remember(&uid, |memory| {

@@ -14,8 +14,8 @@ use std::time::Instant;
 use super::consent::{allows, refusal};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
 use super::facts::{Administrator, Database, Facts, Own, Server, SourceWorkload, Subject, TargetFacts};
-use crate::engine::{Endpoint, Engine, Finding, Identity, Key, Session, SessionError};
-use crate::resources::{Shape, bytes_of, inspect, key_of, labels};
+use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError};
+use crate::resources::{Data, Shape, bytes_of, data_of, inspect, key_of, labels, template_of};
 
 /// Objects of the user's, which are read and never watched.
 #[derive(Debug, Clone)]
@@ -23,10 +23,10 @@ pub struct Read {
     source: ReadDatabase,
     target: Option<ReadDatabase>,
     config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
-    service: Option<String>,
     /// Volumes of claims that were found, by namespace and name.
     claims: BTreeMap<(String, String), Volume>,
     key: Option<Key>,
+    credentials: bool,
 }
 
 /// Size in bytes and class of a volume.
@@ -37,6 +37,8 @@ type Volume = (u64, Option<String>);
 struct ReadDatabase {
     workload: Option<SourceWorkload>,
     administrator: Result<Administrator, Finding>,
+    /// The user's own Service that reaches it.
+    service: Option<String>,
 }
 
 impl Read {
@@ -50,8 +52,16 @@ impl Read {
 pub struct Observed<E: Engine> {
     /// The facts.
     pub facts: Facts<E>,
-    /// The session with the source, if it answered.
-    pub session: Option<E::Session>,
+    /// The sessions.
+    pub sessions: Sessions<E>,
+}
+
+/// Sessions with the servers that steps are executed on, where they answered.
+pub struct Sessions<E: Engine> {
+    /// With the source.
+    pub source: Option<E::Session>,
+    /// With the target, as a replica.
+    pub target: Option<E::Session>,
 }
 
 async fn get<K>(context: &Context, namespace: &str, name: &str) -> Result<Option<K>, kube::Error>
@@ -79,6 +89,11 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     // Replicas first: what one of them has and the source lacks afterwards was written to the replica.
     let mut replicas = BTreeMap::new();
     let source = subject.source_database();
+    let joined = joined::<E>(subject, &read).await;
+    let target_session = joined.and_then(|(summary, session)| {
+        replicas.insert(1, summary);
+        session
+    });
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
         if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.source.administrator) {
             let replica = match E::Session::connect_replica(&endpoint(source, administrator, ip), read.key.as_ref()).await {
@@ -102,9 +117,11 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         claim,
         target,
         config_maps: read.config_maps.clone(),
-        service: read.service.clone(),
+        service: read.source.service.clone(),
         key: read.key.is_some(),
+        credentials: read.credentials,
         rival: context.rival(&subject.resource),
+        neighbours: context.neighbours(&subject.resource),
         taken: context.taken(subject),
         data_bytes,
         not_grown: memory.not_grown,
@@ -113,10 +130,32 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         marks: memory.marks,
         failure: memory.failure.map(|(message, _)| message),
     };
-    // Only while all is well: what is missing is looked for anew each time.
-    let keep = matches!(facts.server, Server::Up(_));
+    // Only while all is well: what is missing, or restarts, is looked for anew each time.
+    let keep = matches!(facts.server, Server::Up(_)) && (facts.target.is_none() || subject.ready());
     context.remember(uid, |memory| memory.read = keep.then_some((at, read)));
-    Ok(Observed { facts, session })
+    Ok(Observed { facts, sessions: Sessions { source: session, target: target_session } })
+}
+
+/// Asks the target as the replica that it is: it knows the source's users.
+async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<(Server<ReplicaSummary>, Option<E::Session>)> {
+    let (database, target) = (subject.target_database()?, read.target.as_ref()?);
+    let workload = target.workload.as_ref().filter(|_| subject.recorded())?;
+    let pod = workload.pod.as_ref()?;
+    let recorded = subject.target_status();
+    let copy = match data_of(pod.spec.as_ref(), &subject.names.identity) {
+        Some(data) => data == Data::Staged,
+        None => recorded.is_some_and(|target| target.joined),
+    };
+    let (true, Some(ip), Ok(administrator)) = (copy, pod.status.as_ref()?.pod_ip.as_ref(), &read.source.administrator) else { return None };
+    let as_replica = Database { port: database.port, ..subject.source_database() };
+    let asked = async {
+        let mut session = E::Session::connect_replica(&endpoint(as_replica, administrator, ip), read.key.as_ref()).await?;
+        Ok((session.observe_replica().await?, session))
+    };
+    Some(match asked.await {
+        Ok((summary, session)) => (Server::Up(summary), Some(session)),
+        Err(error) => (of_error(error), None),
+    })
 }
 
 /// Size of the source's data. What is recorded is not asked again; otherwise the server is asked once in a while, until the first change. Where none is to
@@ -209,8 +248,17 @@ fn shape_of<E: Engine>(database: Database<'_>, read: &ReadDatabase, server: &Ser
 /// Reads the target, where there is one.
 async fn observe_target<E: Engine>(context: &Context, subject: &Subject, read: &mut Read) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
     let (Some(database), Some(found)) = (subject.target_database(), read.target.clone()) else { return Ok(None) };
-    let (server, session) = ask::<E>(database, &found, None).await;
-    let shape = shape_of::<E>(database, &found, &server);
+    let recorded = subject.target_status();
+    // Once its template asks for the copy, it is asked as a replica.
+    let own = found.workload.as_ref().is_none_or(|workload| data_of(template_of(&workload.stateful_set), &subject.names.identity).is_none());
+    let (server, session) = match recorded {
+        Some(target) if !own || target.joined => (Server::NotAsked, None),
+        _ => ask::<E>(database, &found, None).await,
+    };
+    let shape = match (recorded, &found.workload) {
+        (Some(target), Some(workload)) => Some(inspect(&workload.stateful_set, database.container, database.port, &target.data_directory)),
+        _ => shape_of::<E>(database, &found, &server),
+    };
     let claim = claim_of(context, database, shape.as_ref(), &mut read.claims).await?;
     Ok(Some(Box::new(TargetFacts {
         data: target_data::<E>(context, subject, session).await,
@@ -220,6 +268,7 @@ async fn observe_target<E: Engine>(context: &Context, subject: &Subject, read: &
         shape,
         volume_bytes: claim.map(|(bytes, _)| bytes),
         rival: context.target_rival(&subject.resource),
+        service: found.service,
     })))
 }
 
@@ -229,7 +278,7 @@ async fn target_data<E: Engine>(context: &Context, subject: &Subject, session: O
     if let Some((_, data)) = context.memory(uid).target_data.filter(|(at, _)| at.elapsed() < MEASURED_FOR) {
         return Ok(data);
     }
-    if subject.disabling() || subject.resource.spec.suspend {
+    if subject.recorded() || subject.disabling() || subject.resource.spec.suspend {
         return Err("it was not asked".to_owned());
     }
     let Some(mut session) = session else { return Err("the server does not answer".to_owned()) };
@@ -254,14 +303,14 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
         config_maps.insert(name, config_map.map(|object| object.data.unwrap_or_default()));
     }
     Ok(Read {
-        service: match &source.workload {
-            Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, subject.source_database(), pod).await?,
-            _ => None,
-        },
         source,
         target,
         config_maps,
         claims: BTreeMap::new(),
+        credentials: match subject.source_database() {
+            source if source.namespace == namespace || !subject.recorded() => false,
+            _ => get::<Secret>(context, namespace, &subject.names.credentials()).await?.is_some(),
+        },
         key: match E::source_arguments(&subject.names.identity)[..] {
             // Other engines have none, and nobody is asked for it.
             [] => None,
@@ -275,13 +324,17 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
     let (own, secret_name) = (&subject.names.namespace, &database.credentials.secret_ref.name);
     let secret: Option<Secret> = get(context, database.namespace, secret_name).await?;
     if database.namespace != own && !secret.as_ref().is_some_and(|secret| allows(secret.annotations(), own)) {
-        return Ok(ReadDatabase { workload: None, administrator: Err(refusal(secret_name, database.namespace, own)) });
+        return Ok(ReadDatabase { workload: None, administrator: Err(refusal(secret_name, database.namespace, own)), service: None });
     }
     let workload = match get::<StatefulSet>(context, database.namespace, database.stateful_set).await? {
         None => None,
         Some(stateful_set) => Some(SourceWorkload { stateful_set, pod: get::<Pod>(context, database.namespace, &database.pod()).await? }),
     };
-    Ok(ReadDatabase { workload, administrator: administrator::<E>(database, secret) })
+    let service = match &workload {
+        Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, database, pod).await?,
+        _ => None,
+    };
+    Ok(ReadDatabase { workload, administrator: administrator::<E>(database, secret), service })
 }
 
 /// The user's own Service that reaches the source's pod: the one named like the StatefulSet, or the first by name.

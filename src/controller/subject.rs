@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-use crate::api::{Credentials, DatabaseReplication, EnvironmentObject, Phase};
+use crate::api::{Credentials, DatabaseReplication, EnvironmentObject, Phase, TargetStatus};
 use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::Names;
 
@@ -87,6 +87,18 @@ impl Subject {
             port: *port,
             database,
         })
+    }
+
+    /// What is on record of the target.
+    #[must_use]
+    pub fn target_status(&self) -> Option<&TargetStatus> {
+        self.resource.status.as_ref()?.target.as_ref()
+    }
+
+    /// Name of replica `number`, as the status and the source show it: a target has its own.
+    #[must_use]
+    pub fn replica(&self, number: u32) -> String {
+        self.target_database().map_or_else(|| self.names.replica(number), |target| target.stateful_set.to_owned())
     }
 
     /// Something of this resource may be left on the source or in the namespace.

@@ -4,21 +4,23 @@
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, EmptyDirVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource, PodAffinity, PodAffinityTerm, PodAntiAffinity,
-    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;
 
+use super::target::writable;
 use super::{BACKUP, CREDENTIALS, Names, PROGRAM, TOOLS, Workload, meta};
-use crate::api::Credentials;
 
 /// What both Jobs need to know.
 #[derive(Debug, Clone, Copy)]
 pub struct JobRequest<'a> {
     /// What every pod of ours is made from.
     pub workload: Workload<'a>,
+    /// Where pods of the resource's namespace reach the source.
+    pub primary: &'a str,
     /// The source's port.
     pub port: u16,
     /// The `sequence`th backup.
@@ -27,6 +29,8 @@ pub struct JobRequest<'a> {
     pub restore_needs_database: bool,
     /// The backup is still being taken: a restore waits for it on the same node, where a volume can be mounted by both.
     pub backup_runs: bool,
+    /// The target's pod, on whose node all Jobs run: its volume, and with it that of the backup, can be mounted on one node at a time.
+    pub beside: Option<&'a str>,
 }
 
 /// A container that may do nothing but compute and write to its volumes.
@@ -80,6 +84,11 @@ pub(super) fn claim_volume(name: &str, claim: String) -> Volume {
     }
 }
 
+/// The label by which Kubernetes tells a StatefulSet's pod.
+fn pod(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("statefulset.kubernetes.io/pod-name".to_owned(), name.to_owned())])
+}
+
 /// Away from the source's pod and from replicas, where there is room.
 pub(super) fn apart(names: &Names, source: &str) -> Affinity {
     let away = |labels: BTreeMap<String, String>| WeightedPodAffinityTerm {
@@ -92,22 +101,19 @@ pub(super) fn apart(names: &Names, source: &str) -> Affinity {
     };
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![
-                away(BTreeMap::from([("statefulset.kubernetes.io/pod-name".to_owned(), format!("{source}-0"))])),
-                away(names.selector("replica")),
-            ]),
+            preferred_during_scheduling_ignored_during_execution: Some(vec![away(pod(&format!("{source}-0"))), away(names.selector("replica"))]),
             ..PodAntiAffinity::default()
         }),
         ..Affinity::default()
     }
 }
 
-/// On the node where the backup is being taken: its volume can be mounted on one node at a time.
-fn beside_backup(names: &Names) -> Affinity {
+/// On the node where a pod with these labels runs: a volume can be mounted on one node at a time.
+fn beside(labels: BTreeMap<String, String>) -> Affinity {
     Affinity {
         pod_affinity: Some(PodAffinity {
             required_during_scheduling_ignored_during_execution: Some(vec![PodAffinityTerm {
-                label_selector: Some(LabelSelector { match_labels: Some(names.selector("backup")), ..LabelSelector::default() }),
+                label_selector: Some(LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }),
                 topology_key: "kubernetes.io/hostname".to_owned(),
                 ..PodAffinityTerm::default()
             }]),
@@ -127,6 +133,10 @@ struct Work {
     mounts: Vec<VolumeMount>,
     volumes: Vec<Volume>,
     affinity: Option<Affinity>,
+    /// It mounts a volume of the user's: nothing of that volume changes hands for it.
+    theirs: bool,
+    /// It is removed so many seconds after it has ended.
+    kept_for: Option<i32>,
 }
 
 fn build(request: &JobRequest<'_>, work: Work) -> Job {
@@ -149,12 +159,15 @@ fn build(request: &JobRequest<'_>, work: Work) -> Job {
         container.command = Some([words(&[&format!("{TOOLS}/understudy"), "agent"]), work.arguments].concat());
     }
     container.volume_mounts = Some(mounts);
+    let pod_security = template.security_context.unwrap_or_default();
+    let affinity = work.affinity.or_else(|| request.beside.map(|name| beside(pod(name))));
     let labels = names.labels(work.component, work.number);
     Job {
         metadata: meta(work.name, names, labels.clone(), Some(owner)),
         spec: Some(JobSpec {
             // Tried again by the controller, which first says why it failed.
             backoff_limit: Some(0),
+            ttl_seconds_after_finished: work.kept_for,
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
                 spec: Some(PodSpec {
@@ -167,11 +180,12 @@ fn build(request: &JobRequest<'_>, work: Work) -> Job {
                     image_pull_secrets: template.image_pull_secrets,
                     node_selector: template.node_selector,
                     tolerations: template.tolerations,
-                    affinity: Some(work.affinity.unwrap_or_else(|| apart(names, source))),
+                    affinity: Some(affinity.unwrap_or_else(|| apart(names, source))),
                     security_context: Some(PodSecurityContext {
-                        fs_group: Some(template.security_context.as_ref().and_then(|c| c.fs_group).unwrap_or(i64::from(user.1))),
-                        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-                        supplemental_groups: template.security_context.as_ref().and_then(|c| c.supplemental_groups.clone()),
+                        // Without a group of its own a volume keeps its owners: a server may refuse files that a group may write to.
+                        fs_group: pod_security.fs_group.or((!work.theirs).then_some(i64::from(user.1))),
+                        fs_group_change_policy: if work.theirs { pod_security.fs_group_change_policy } else { Some("OnRootMismatch".to_owned()) },
+                        supplemental_groups: pod_security.supplemental_groups,
                         ..PodSecurityContext::default()
                     }),
                     ..PodSpec::default()
@@ -187,23 +201,39 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// The login of the backup's Job.
+#[derive(Debug, Clone, Copy)]
+pub struct Login<'a> {
+    /// The Secret in the Job's namespace.
+    pub secret: &'a str,
+    /// Its key with the password.
+    pub password_key: &'a str,
+    /// The user name.
+    pub username: &'a str,
+    /// The Secret's key that has it, if one has.
+    pub username_key: Option<&'a str>,
+    /// The database.
+    pub database: &'a str,
+}
+
 /// The Job that takes a full backup of the source onto the backup volume.
 #[must_use]
-pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, username: &str, database: &str, username_key: Option<&str>) -> Job {
+pub fn build_backup_job(request: &JobRequest<'_>, login: Login<'_>) -> Job {
     let Workload { names, engine, .. } = request.workload;
-    let mut items = vec![KeyToPath { key: credentials.password_key.clone(), path: "password".to_owned(), mode: None }];
+    let Login { secret, password_key, username, username_key, database } = login;
+    let mut items = vec![KeyToPath { key: password_key.to_owned(), path: "password".to_owned(), mode: None }];
     items.extend(username_key.map(|key| KeyToPath { key: key.to_owned(), path: "username".to_owned(), mode: None }));
-    let secret = Volume {
+    let credentials = Volume {
         name: "understudy-credentials".to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(credentials.secret_ref.name.clone()),
+            secret_name: Some(secret.to_owned()),
             items: Some(items),
             default_mode: Some(0o440),
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()
     };
-    let mut arguments = words(&["backup", "--engine", engine, "--host", &names.host(&names.primary()), "--port", &request.port.to_string()]);
+    let mut arguments = words(&["backup", "--engine", engine, "--host", request.primary, "--port", &request.port.to_string()]);
     arguments.extend(words(&["--database", database, "--credentials", CREDENTIALS]));
     if username_key.is_none() {
         arguments.extend(words(&["--username", username]));
@@ -216,20 +246,29 @@ pub fn build_backup_job(request: &JobRequest<'_>, credentials: &Credentials, use
         arguments,
         database_tools: true,
         mounts: vec![mount("understudy-backup", BACKUP), VolumeMount { read_only: Some(true), ..mount("understudy-credentials", CREDENTIALS) }],
-        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), secret],
+        volumes: vec![claim_volume("understudy-backup", names.backup_claim()), credentials],
         affinity: None,
+        theirs: false,
+        kept_for: None,
     };
     build(request, work)
+}
+
+/// The arguments of a restore as replica `number`, `name` in the source's words, into a directory.
+fn restore(request: &JobRequest<'_>, number: u32, name: &str, directory: &str) -> Vec<String> {
+    let Workload { names, engine, .. } = request.workload;
+    let mut arguments = words(&["restore", "--engine", engine, "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]);
+    arguments.extend(words(&["--data-directory", directory, "--identity", names.identity.word()]));
+    arguments.extend(words(&["--replica", &number.to_string(), "--name", name]));
+    arguments.extend(words(&["--primary-host", request.primary, "--primary-port", &request.port.to_string()]));
+    arguments
 }
 
 /// The Job that restores the backup into the volume of replica `number`, by its claim.
 #[must_use]
 pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> Job {
-    let Workload { names, engine, shape, .. } = request.workload;
-    let mut arguments = words(&["restore", "--engine", engine, "--volume", BACKUP, "--directory", &names.backup_directory(request.sequence)]);
-    arguments.extend(words(&["--data-directory", &shape.data_directory, "--identity", names.identity.word()]));
-    arguments.extend(words(&["--replica", &number.to_string(), "--name", &names.replica(number)]));
-    arguments.extend(words(&["--primary-host", &names.host(&names.primary()), "--primary-port", &request.port.to_string()]));
+    let Workload { names, shape, .. } = request.workload;
+    let arguments = restore(request, number, &names.replica(number), &shape.data_directory);
     let work = Work {
         name: names.restore_job(number),
         component: "restore",
@@ -238,7 +277,85 @@ pub fn build_restore_job(request: &JobRequest<'_>, number: u32, claim: &str) -> 
         database_tools: request.restore_needs_database,
         mounts: vec![VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) }, shape.mount.clone()],
         volumes: vec![claim_volume("understudy-backup", names.backup_claim()), claim_volume(&shape.mount.name, claim.to_owned())],
-        affinity: request.backup_runs.then(|| beside_backup(names)),
+        affinity: request.backup_runs.then(|| beside(names.selector("backup"))),
+        theirs: false,
+        kept_for: None,
     };
     build(request, work)
+}
+
+/// A Job on the target's own volume, beside its server.
+fn on_target(request: &JobRequest<'_>, name: String, component: &'static str, arguments: Vec<String>) -> Work {
+    let shape = request.workload.shape;
+    Work {
+        name,
+        component,
+        number: None,
+        arguments,
+        database_tools: false,
+        mounts: vec![writable(&shape.mount)],
+        volumes: vec![claim_volume(&shape.mount.name, shape.claim.clone().unwrap_or_default())],
+        affinity: None,
+        theirs: true,
+        kept_for: None,
+    }
+}
+
+/// The Job that measures how much room there is on the target's volume. It goes by itself after `kept_for` seconds: until then its answer counts.
+#[must_use]
+pub fn build_measure_job(request: &JobRequest<'_>, kept_for: i32) -> Job {
+    let Workload { names, shape, .. } = request.workload;
+    let arguments = words(&["measure", "--mount", &shape.mount.mount_path, "--data-directory", &shape.data_directory]);
+    let work = on_target(request, names.measure_job(), "measure", arguments);
+    build(request, Work { kept_for: Some(kept_for), ..work })
+}
+
+/// The Job that restores the backup beside the target's data, on the same volume, as replica `number` of that `name`.
+#[must_use]
+pub fn build_staging_job(request: &JobRequest<'_>, number: u32, name: &str) -> Job {
+    let Workload { names, shape, .. } = request.workload;
+    let staged = format!("{}/.understudy-{}/staged", shape.mount.mount_path.trim_end_matches('/'), names.identity.word());
+    let mut arguments = restore(request, number, name, &staged);
+    arguments.extend(words(&["--final-directory", &shape.data_directory]));
+    let mut work = on_target(request, names.restore_job(number), "restore", arguments);
+    work.number = Some(number);
+    work.database_tools = request.restore_needs_database;
+    work.mounts.push(VolumeMount { read_only: Some(true), ..mount("understudy-backup", BACKUP) });
+    work.volumes.push(claim_volume("understudy-backup", names.backup_claim()));
+    build(request, work)
+}
+
+/// The Job that deletes what the exchange has left on the target's volume.
+#[must_use]
+pub fn build_discard_job(request: &JobRequest<'_>) -> Job {
+    let Workload { names, shape, .. } = request.workload;
+    let arguments = words(&["discard", "--mount", &shape.mount.mount_path, "--identity", names.identity.word()]);
+    build(request, on_target(request, names.discard_job(), "discard", arguments))
+}
+
+/// The Job that has a target's data be its own, before its server is promoted.
+#[must_use]
+pub fn build_release_job(request: &JobRequest<'_>) -> Job {
+    let Workload { names, shape, engine, .. } = request.workload;
+    let arguments = words(&["release", "--engine", engine, "--data-directory", &shape.data_directory, "--identity", names.identity.word()]);
+    build(request, on_target(request, names.release_job(), "release", arguments))
+}
+
+/// The Job that deletes the last of what is ours on the volume of a target that was given back.
+#[must_use]
+pub fn build_clear_job(request: &JobRequest<'_>) -> Job {
+    let Workload { names, shape, engine, .. } = request.workload;
+    let mut arguments = words(&["discard", "--mount", &shape.mount.mount_path, "--identity", names.identity.word()]);
+    arguments.extend(words(&["--engine", engine, "--data-directory", &shape.data_directory]));
+    build(request, on_target(request, names.clear_job(), "clear", arguments))
+}
+
+/// The administrator's password of a source in another namespace, for the backup's Job, under this key: there only until the backup is taken.
+#[must_use]
+pub fn build_credentials(names: &Names, owner: &OwnerReference, key: &str, password: &str) -> Secret {
+    Secret {
+        metadata: meta(names.credentials(), names, names.labels("credentials", None), Some(owner)),
+        string_data: Some(BTreeMap::from([(key.to_owned(), password.to_owned())])),
+        ..Secret::default()
+    }
 }

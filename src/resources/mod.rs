@@ -8,17 +8,22 @@ mod replica;
 mod services;
 mod shape;
 mod source;
+mod target;
 
 pub mod environment;
 
 pub use claims::{build_backup_claim, build_replica_claim};
-pub use jobs::{JobRequest, build_backup_job, build_restore_job};
+pub use jobs::{
+    JobRequest, Login, build_backup_job, build_clear_job, build_credentials, build_discard_job, build_measure_job, build_release_job, build_restore_job,
+    build_staging_job,
+};
 pub use names::{Names, labels};
 pub use quantity::{bytes_of, format_bytes, quantity_of};
 pub use replica::{ReplicaRequest, build_replica};
 pub use services::{build_primary_service, build_replica_service, build_replicas_service, build_source_service};
 pub use shape::{Shape, inspect};
 pub use source::{KEY_FILE, build_key, build_source_as_before, build_source_change, container_with, key_arguments, key_of, needs_key_file};
+pub use target::{Data, build_target_as_before, build_target_change, data_of, template_of};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;

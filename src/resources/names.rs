@@ -104,6 +104,36 @@ impl Names {
         format!("{}-restore-{}-{number}", self.name, self.identity.word())
     }
 
+    /// Job that measures the room on a target's volume.
+    #[must_use]
+    pub fn measure_job(&self) -> String {
+        format!("{}-measure-{}", self.name, self.identity.word())
+    }
+
+    /// Job that deletes what the exchange has left on a target's volume.
+    #[must_use]
+    pub fn discard_job(&self) -> String {
+        format!("{}-discard-{}", self.name, self.identity.word())
+    }
+
+    /// Job that has a target's data be its own.
+    #[must_use]
+    pub fn release_job(&self) -> String {
+        format!("{}-release-{}", self.name, self.identity.word())
+    }
+
+    /// Job that deletes the last of what is ours on the volume of a target that was given back.
+    #[must_use]
+    pub fn clear_job(&self) -> String {
+        format!("{}-clear-{}", self.name, self.identity.word())
+    }
+
+    /// Secret with the password of a source in another namespace, while it is being backed up.
+    #[must_use]
+    pub fn credentials(&self) -> String {
+        format!("{}-credentials-{}", self.name, self.identity.word())
+    }
+
     /// The name of a Service of ours as clients in the cluster resolve it.
     #[must_use]
     pub fn host(&self, service: &str) -> String {

@@ -41,19 +41,24 @@ pub fn needs_key_file(pod: Option<&PodSpec>) -> bool {
     pod.is_some_and(|pod| pod.init_containers.iter().flatten().any(|container| container.name == COPY))
 }
 
-/// What needs the key file is on the StatefulSet, and nobody else's: `manager` alone applies it.
+/// What needs the key file is on the StatefulSet, and nobody else's.
 fn holds_key_of(stateful_set: &StatefulSet, manager: &str) -> bool {
-    let entries = stateful_set.metadata.managed_fields.as_deref().unwrap_or_default();
-    let names = |entry: &&ManagedFieldsEntry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.to_string().contains(COPY));
-    let mut holders = entries.iter().filter(names);
     let template = stateful_set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-    needs_key_file(template) && holders.next().is_some_and(|entry| entry.manager.as_deref() == Some(manager)) && holders.next().is_none()
+    needs_key_file(template) && held_by(stateful_set, COPY, manager)
+}
+
+/// An entry of this name, in a list of the StatefulSet, is nobody else's: `manager` alone applies it.
+pub(super) fn held_by(stateful_set: &StatefulSet, name: &str, manager: &str) -> bool {
+    let entries = stateful_set.metadata.managed_fields.as_deref().unwrap_or_default();
+    let names = |entry: &&ManagedFieldsEntry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.to_string().contains(name));
+    let mut holders = entries.iter().filter(names);
+    holders.next().is_some_and(|entry| entry.manager.as_deref() == Some(manager)) && holders.next().is_none()
 }
 
 /// The arguments without ours.
-fn without(arguments: &[String], ours: &[Vec<String>]) -> Vec<String> {
+pub(super) fn without(arguments: &[String], ours: &[Vec<String>]) -> Vec<String> {
     let mut left = arguments.to_vec();
-    for words in ours {
+    for words in ours.iter().filter(|words| !words.is_empty()) {
         if let Some(at) = left.windows(words.len()).position(|found| found == words.as_slice()) {
             left.drain(at..at + words.len());
         }
@@ -120,7 +125,8 @@ pub fn key_of(secret: &Secret) -> Key {
     Key::new(secret.data.as_ref().and_then(|data| data.get(KEY)).map_or(&[][..], |content| &content.0))
 }
 
-fn patch(name: &str, uid: Option<&str>, pod: &Value) -> Value {
+/// Fields of a StatefulSet's pod template, to be applied to that very object.
+pub(super) fn patch(name: &str, uid: Option<&str>, pod: &Value) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name, "uid": uid}, "spec": {"template": {"spec": pod}}})
 }
 

@@ -4,33 +4,19 @@ use serde_json::{Value, json};
 use understudy::api::Phase;
 
 use crate::databases::for_engines;
-use crate::support::{Database, PASSWORD, Place, replication_of};
+use crate::support::{ALLOWED, Database, PASSWORD, applications, replication_between};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_is_looked_at_once_the_owner_of_the_source_agrees,
     a_target_with_data_or_without_room_is_left_alone
 );
 
-const ALLOWED: &str = "understudy.dev/allowed-namespaces";
-
 /// A rehearsal in the place of the target.
 fn rehearsal<D: Database>(source: &str, change: impl FnOnce(&mut Value)) -> Value {
-    let mut resource = replication_of::<D>("orders", "orders-db");
-    let spec = &mut resource["spec"];
-    spec.as_object_mut().unwrap().remove("replicas");
-    spec["dryRun"] = json!(true);
-    spec["source"]["statefulSetRef"]["namespace"] = json!(source);
-    spec["target"] = json!({"statefulSetRef": {"name": "reports-db"}, "credentials": {"secretRef": {"name": "reports-db"}}});
-    change(spec);
-    resource
-}
-
-/// Two namespaces with a source in the one and a target in the other.
-async fn applications<D: Database>(scenario: &str) -> (Place<D>, Place<D>) {
-    let sales = Place::<D>::with_source(&format!("understudy-{scenario}-sales-{}", D::NAME)).await;
-    let reports = Place::<D>::new(&format!("understudy-{scenario}-{}", D::NAME)).await;
-    reports.source("reports-db", |_| {}).await;
-    (sales, reports)
+    replication_between::<D>(source, |spec| {
+        spec["dryRun"] = json!(true);
+        change(spec);
+    })
 }
 
 async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>() {

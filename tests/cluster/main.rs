@@ -10,4 +10,5 @@ mod outage;
 mod shapes;
 mod story;
 mod support;
+mod takeover;
 mod upkeep;

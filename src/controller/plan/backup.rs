@@ -8,7 +8,7 @@ use super::{Draft, Facts, Kind, Object, Step, Subject, again, conditions};
 use crate::api::BackupStatus;
 use crate::controller::facts::JobState;
 use crate::engine::{Engine, Progress, SourceSummary};
-use crate::resources::{JobRequest, build_backup_claim, build_backup_job, build_primary_service, format_bytes};
+use crate::resources::{JobRequest, Login, build_backup_claim, build_backup_job, build_credentials, build_primary_service, format_bytes};
 
 /// What the agent leaves in the termination message: the parts of the manifest that belong in the status.
 #[derive(Debug, Deserialize)]
@@ -206,6 +206,19 @@ pub fn waited(subject: &Subject, now: Timestamp, failed: Option<Timestamp>, fail
     subject.edited() || failed.is_none_or(|failed| now.duration_since(failed).unsigned_abs() >= pause)
 }
 
+/// Plans to delete the copy of the source's password, once no Job of a backup needs it.
+pub fn forget_credentials<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
+    let ended = match facts.own.jobs.get(&subject.names.backup_job(sequence(draft))) {
+        // Made, and not yet seen.
+        None => draft.status.backup.as_ref().is_some_and(|backup| backup.state == "Complete"),
+        Some(job) => matches!(job, Some(JobState::Complete(_) | JobState::Failed(..))),
+    };
+    let planned = draft.steps.iter().any(|step| matches!(step, Step::CreateSecret(_) | Step::Apply(Object::Job(_))));
+    if facts.credentials && ended && !planned {
+        draft.steps.push(Step::Delete(Kind::Secret, subject.names.credentials()));
+    }
+}
+
 fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>, sequence: u32) {
     let names = &subject.names;
     let spec = &subject.resource.spec;
@@ -213,10 +226,24 @@ fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
     if !facts.own.claims.contains_key(&names.backup_claim()) {
         draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(names, &spec.backup.volume)))));
     }
-    if !facts.own.services.contains_key(&names.primary()) {
+    if facts.target.is_none() && !facts.own.services.contains_key(&names.primary()) {
         draft.steps.push(Step::Apply(Object::Service(Box::new(build_primary_service(names, &subject.owner, subject.source(), facts.leader(), subject.port)))));
     }
     let request = JobRequest { sequence, ..*request };
-    let job = build_backup_job(&request, &spec.source.credentials, &administrator.username, &subject.database, administrator.username_key.as_deref());
+    let credentials = &spec.source.credentials;
+    let copied = names.credentials();
+    let elsewhere = subject.source_database().namespace != names.namespace;
+    if elsewhere && !facts.credentials {
+        let secret = build_credentials(names, &subject.owner, &credentials.password_key, &administrator.password);
+        draft.steps.push(Step::CreateSecret(Box::new(secret)));
+    }
+    let login = Login {
+        secret: if elsewhere { &copied } else { &credentials.secret_ref.name },
+        password_key: &credentials.password_key,
+        username: &administrator.username,
+        username_key: administrator.username_key.as_deref().filter(|_| !elsewhere),
+        database: &subject.database,
+    };
+    let job = build_backup_job(&request, login);
     draft.steps.push(Step::Apply(Object::Job(Box::new(job))));
 }

@@ -98,7 +98,13 @@ impl<E: Engine> Enabling<'_, E> {
     }
 
     fn waiting_for(&self, number: u32, state: &State) -> (Phase, &'static str, String, Duration) {
-        let name = self.subject.names.replica(number);
+        let name = self.subject.replica(number);
+        let target = self.facts.target.is_some();
+        // A copy that is made anew, or a database that goes on by itself.
+        let remedy = |saves: &str| match target {
+            true => "set enabled to false: it goes on as a stand-alone database with the data that it has.".to_owned(),
+            false => format!("{saves}, then kubectl delete pvc {}; it is seeded anew.", self.claim(number).unwrap_or_default()),
+        };
         match state {
             State::Absent | State::Restoring => {
                 (Phase::Restoring, "Restoring", format!("{name}: the backup is being restored into its volume"), again::PROGRESS)
@@ -108,21 +114,21 @@ impl<E: Engine> Enabling<'_, E> {
             State::Restored => (Phase::CatchingUp, "ReplicaStarting", format!("{name} starts"), again::SOON),
             State::Starting(why) => (Phase::CatchingUp, "ReplicaStarting", format!("{name} does not answer yet: {why}"), again::SOON),
             State::Writable => {
-                let claim = self.claim(number).unwrap_or_default();
-                let message = format!(
-                    "{name} takes writes: somebody promoted it. What to do: save what was written to it, then kubectl delete pvc {claim}; it is seeded anew."
-                );
+                let message = format!("{name} takes writes: somebody promoted it. What to do: {}", remedy("save what was written to it"));
                 (Phase::Degraded, "ReplicaWritable", message, again::BLOCKED)
             }
             State::Diverged(what) => {
-                let claim = self.claim(number).unwrap_or_default();
-                let message = format!(
-                    "{name} holds what the source does not: {what}. What to do: save what you need of it, then kubectl delete pvc {claim}; it is seeded anew."
-                );
+                let message = format!("{name} holds what the source does not: {what}. What to do: {}", remedy("save what you need of it"));
                 (Phase::Degraded, "ReplicaDiverged", message, again::BLOCKED)
             }
             State::Copying(why) => (Phase::CatchingUp, "ReplicaCopying", format!("{name}: {why}"), again::SOON),
             State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
+            State::Lost(why) if target => {
+                let message = format!(
+                    "{name} cannot go on: {why}. What to do: set enabled to false: it goes on as a stand-alone database with the data that it has. To have it follow again, empty it, and set enabled to true."
+                );
+                (Phase::Degraded, "ReplicaLost", message, again::BLOCKED)
+            }
             State::Lost(why) => (Phase::Degraded, "ReplicaLost", format!("{name} cannot go on: {why}"), again::SOON),
             State::CatchingUp | State::InSync => {
                 (Phase::CatchingUp, "CatchingUp", format!("{name} has yet to show what was written after its restore"), again::SOON)

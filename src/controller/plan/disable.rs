@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica, source as change};
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica, source as change, takeover};
 use crate::api::Phase;
 use crate::controller::facts::Server;
 use crate::engine::{Engine, Identity};
+use takeover::Returned;
 
 /// The plan for a resource that is disabled or being deleted.
 #[must_use]
-pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>) -> Plan<E::Step> {
+pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, image: &str) -> Plan<E::Step> {
     let names = &subject.names;
     let own = &facts.own;
     let deleting = subject.deleting();
     if !subject.recorded() {
+        let measuring = names.measure_job();
+        if own.jobs.get(&measuring).is_some_and(Option::is_some) {
+            draft.steps.push(Step::Delete(Kind::Job, measuring));
+        }
         return end::<E>(subject, facts, draft);
     }
     for kind in [conditions::PREFLIGHT, conditions::SOURCE_CONFIGURED, conditions::BACKUP_TAKEN, conditions::REPLICAS_IN_SYNC, conditions::ENVIRONMENT_CURRENT]
@@ -32,6 +37,11 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     if let Some(plan) = leave(subject, facts, &mut draft, waited) {
         return plan;
     }
+    let returned = takeover::give_back(subject, facts, &mut draft, image);
+    if let Returned::Waits(why) = &returned {
+        draft.ready(false, false, "Disabling", why.clone());
+        return draft.finish(again::SOON);
+    }
     let numbers: std::collections::BTreeSet<u32> =
         own.stateful_sets.values().chain(own.claims.values()).chain(own.services.values()).filter_map(|object| object.number).collect();
     let mut gone = true;
@@ -49,10 +59,14 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         draft.status.replicas.iter_mut().for_each(|entry| "Removing".clone_into(&mut entry.state));
         return draft.finish(again::PROGRESS);
     }
-    draft.status.replicas = Vec::new();
+    if !matches!(returned, Returned::Silent(_)) {
+        draft.status.replicas = Vec::new();
+    }
 
     let source = draft.status.source.clone().unwrap_or_default();
     let mut recorded = source.changes;
+    // What others still need is theirs to undo.
+    recorded.retain(|change| !facts.neighbours.iter().any(|other| other.what == change.what));
     if let Some(plan) = restore(subject, facts, &mut draft, &recorded, waited) {
         return plan;
     }
@@ -99,7 +113,20 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         }
     }
 
+    if let Returned::Silent(why) = returned {
+        if waited.is_none_or(|waited| waited < again::ABANDON) {
+            let rest = if deleting { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
+            let message = format!("the source is as it was; the target becomes a stand-alone database as soon as it answers{rest}. {why}");
+            draft.ready(false, !deleting, "TargetUnreachable", message);
+            return draft.finish(again::BLOCKED);
+        }
+        draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", takeover::by_hand(subject)) });
+    }
+
     change::forget_key(subject, facts, &mut draft);
+    if facts.credentials {
+        draft.steps.push(Step::Delete(Kind::Secret, names.credentials()));
+    }
     for (name, service) in &own.services {
         if !service.deleting {
             draft.steps.push(Step::Delete(Kind::Service, name.clone()));
@@ -195,6 +222,7 @@ fn end<E: Engine>(subject: &Subject, _facts: &Facts<E>, mut draft: Draft<E::Step
     let status = &mut draft.status;
     status.enablement = None;
     status.source = None;
+    status.target = None;
     status.backup = None;
     status.disruption = None;
     status.replicas = Vec::new();

@@ -4,13 +4,14 @@ use k8s_openapi::jiff::Timestamp;
 use std::time::Duration;
 
 use super::backup::BackupState;
+use super::place::Place;
 use super::preflight;
 use super::replica::{self, State};
-use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment, source, target};
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment, source, takeover, target};
 use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
 use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
-use crate::resources::{JobRequest, Shape, Workload, bytes_of};
+use crate::resources::{JobRequest, bytes_of};
 
 /// The plan for a resource that is enabled.
 #[must_use]
@@ -52,13 +53,19 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return hindered(subject, facts, draft, &findings);
     };
     let summary = E::summary(server);
-    // A target is only rehearsed, which is judged at admission already.
-    if (spec.dry_run || spec.target.is_some()) && !subject.recorded() {
+    if spec.dry_run && !subject.recorded() {
         return dry_run(subject, facts, draft, server, &everything);
+    }
+    if !subject.recorded()
+        && let Some(plan) = takeover::measure(subject, facts, &draft, image)
+    {
+        return plan;
     }
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     let first = !subject.recorded();
-    warn_of(subject, &mut draft, &preflight::lasting::<E>(server, shape, &everything));
+    let mut warnings = preflight::lasting::<E>(server, shape, &everything);
+    warnings.extend(target::reverted(subject, facts));
+    warn_of(subject, &mut draft, &warnings);
     if first {
         draft.status.enablement = Some(subject.names.identity.word().to_owned());
         draft.status.enablements += 1;
@@ -74,14 +81,27 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     if first {
         source.system = Some(summary.system.clone()).filter(|system| !system.is_empty());
         source.data_bytes = facts.data_bytes.as_ref().ok().and_then(|bytes| i64::try_from(*bytes).ok()).unwrap_or(i64::MAX);
-        draft.status.disruption = Some(Disruption { expected: E::expected_disruption(server), ..Disruption::default() });
+        draft.status.disruption = Some(Disruption { expected: expected_disruption(facts, server), ..Disruption::default() });
+        draft.status.target = takeover::record(subject, facts);
     }
     if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
         draft.steps.push(Step::Hold);
     }
+    let place = match &facts.target {
+        None => Some(Place::after_source(subject, shape, &summary)),
+        Some(target) => Place::beside_target(subject, facts, target),
+    };
+    // It was looked at, or that is among the findings.
+    let Some(place) = place else { return hindered(subject, facts, draft, &[]) };
     let before = draft.clone();
     let plan = source::change(subject, facts, &mut draft, server, shape, image);
-    let plan = plan.unwrap_or_else(|| Enabling { subject, facts, server, summary, shape, image, count, everything, upgraded }.plan(draft));
+    let plan = plan.unwrap_or_else(|| {
+        let enabling = |place| Enabling { subject, facts, server, summary, place, image, count, everything, upgraded };
+        match &facts.target {
+            None => enabling(place).plan(draft),
+            Some(target) => enabling(place).take_over(draft, target),
+        }
+    });
     if spec.dry_run { rehearsed(before, &plan) } else { plan }
 }
 
@@ -212,10 +232,7 @@ fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::S
         would.extend(announce(subject, facts, wanted));
     }
     draft.status.would_do = would;
-    let mut expected = E::expected_disruption(server);
-    if facts.target.is_some() {
-        expected.push_str("; the target restarts once, and serves the source's data from then on");
-    }
+    let expected = expected_disruption(facts, server);
     draft.status.disruption = Some(Disruption { expected: expected.clone(), ..Disruption::default() });
     draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     draft.set(conditions::READY, false, "DryRun", format!("nothing was changed; status.wouldDo lists what would be done; expected disruption: {expected}"));
@@ -225,13 +242,22 @@ fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::S
     draft.finish(again::IDLE)
 }
 
+/// What clients will notice.
+fn expected_disruption<E: Engine>(facts: &Facts<E>, server: &E::SourceFacts) -> String {
+    let mut expected = E::expected_disruption(server);
+    if facts.target.is_some() {
+        expected.push_str("; the target restarts once, and serves the source's data from then on");
+    }
+    expected
+}
+
 /// What enabling plans from.
 pub(super) struct Enabling<'a, E: Engine> {
     pub(super) subject: &'a Subject,
     pub(super) facts: &'a Facts<E>,
     pub(super) server: &'a E::SourceFacts,
     pub(super) summary: SourceSummary,
-    pub(super) shape: &'a Shape,
+    pub(super) place: Place<'a>,
     pub(super) image: &'a str,
     pub(super) count: u32,
     pub(super) everything: WantedSource,
@@ -240,8 +266,7 @@ pub(super) struct Enabling<'a, E: Engine> {
 
 impl<E: Engine> Enabling<'_, E> {
     pub(super) fn before(&self, number: u32) -> Option<&ReplicaStatus> {
-        let name = self.subject.names.replica(number);
-        self.subject.resource.status.as_ref()?.replicas.iter().find(|replica| replica.name == name)
+        replica::recorded(self.subject, number)
     }
 
     /// The claim of a replica's volume.
@@ -250,7 +275,7 @@ impl<E: Engine> Enabling<'_, E> {
     }
 
     /// Volumes that are to be larger than they were claimed: those of the backup and of replicas. A smaller size is no wish: a claim can't shrink.
-    fn grow(&self, draft: &mut Draft<E::Step>) {
+    pub(super) fn grow(&self, draft: &mut Draft<E::Step>) {
         let backup = (self.subject.names.backup_claim(), self.subject.resource.spec.backup.volume.size.clone());
         let size = replica::storage(self.subject, self.facts).map(|storage| storage.size);
         let replicas = (1..=self.count).filter_map(|number| Some((self.claim(number)?, size.clone()?)));
@@ -263,17 +288,8 @@ impl<E: Engine> Enabling<'_, E> {
         }
     }
 
-    fn request(&self, sequence: u32) -> JobRequest<'_> {
-        let workload = Workload {
-            names: &self.subject.names,
-            owner: &self.subject.owner,
-            shape: self.shape,
-            image: self.image,
-            engine: E::NAME,
-            user: self.summary.owner.unwrap_or_else(|| self.shape.server_user()),
-            source: self.subject.source(),
-        };
-        JobRequest { workload, port: self.subject.port, sequence, backup_runs: false, restore_needs_database: E::RESTORE_NEEDS_DATABASE }
+    pub(super) fn request(&self, sequence: u32) -> JobRequest<'_> {
+        self.place.request::<E>(self.subject, self.image, sequence)
     }
 
     fn plan(self, mut draft: Draft<E::Step>) -> Plan<E::Step> {
@@ -281,7 +297,7 @@ impl<E: Engine> Enabling<'_, E> {
         let states: Vec<(u32, State)> =
             (1..=self.count).map(|number| (number, replica::observe(self.subject, self.facts, &self.summary, self.before(number), number))).collect();
         draft.status.replicas =
-            states.iter().map(|(number, state)| replica::describe(names, self.facts, &self.summary, self.before(*number), *number, state)).collect();
+            states.iter().map(|(number, state)| replica::describe(self.subject, self.facts, &self.summary, self.before(*number), *number, state)).collect();
 
         // One by one: a replica is begun once those before it are in step. What exists is looked after in any case.
         let begun = states.iter().position(|(_, state)| *state != State::InSync).map_or(states.len(), |at| at + 1);
@@ -335,13 +351,13 @@ impl<E: Engine> Enabling<'_, E> {
     }
 
     /// Role, rule, limit and the slots of every replica that is cared for; recorded before they are changed.
-    fn configure(&self, draft: &mut Draft<E::Step>, cared: &[&(u32, State)]) -> bool {
+    pub(super) fn configure(&self, draft: &mut Draft<E::Step>, cared: &[&(u32, State)]) -> bool {
         let names = &self.subject.names;
         let untouched = cared.iter().all(|(_, state)| *state == State::Absent) && !self.facts.own.jobs.contains_key(&names.backup_job(backup::sequence(draft)));
         let taken = draft.status.backup.as_ref().is_some_and(|backup| backup.state == "Complete");
         let wanted = WantedSource {
             replicas: cared.iter().filter(|(_, state)| !matches!(state, State::Removing)).map(|(number, _)| *number).collect(),
-            started: cared.iter().map(|(number, _)| *number).filter(|number| self.facts.own.stateful_sets.contains_key(&names.replica(*number))).collect(),
+            started: cared.iter().filter(|(number, state)| self.started(*number, state)).map(|(number, _)| *number).collect(),
             proven: cared.iter().filter(|(number, state)| self.holds(*number, state)).map(|(number, _)| *number).collect(),
             prove_login: untouched && !taken,
             withhold_access: replica::withholds_access(cared.iter().map(|(_, state)| state), taken),
@@ -366,6 +382,12 @@ impl<E: Engine> Enabling<'_, E> {
                 None => source.changes.push(change),
             }
         }
+        // What somebody else has changed already is undone by the last that goes.
+        for change in &self.facts.neighbours {
+            if !source.changes.iter().any(|known| known.what == change.what) {
+                source.changes.push(change.clone());
+            }
+        }
         draft.steps.extend(steps.into_iter().map(Step::Source));
         let request = self.request(backup::sequence(draft));
         let lost = if done && !withheld { backup::regain_access::<E>(self.subject, self.facts, draft, &self.summary, &request) } else { None };
@@ -384,6 +406,14 @@ impl<E: Engine> Enabling<'_, E> {
             draft.set(conditions::SOURCE_CONFIGURED, false, "Configuring", "the source gets its replication user and what else is needed");
         }
         done
+    }
+
+    /// Its server was started.
+    fn started(&self, number: u32, state: &State) -> bool {
+        match self.facts.target {
+            Some(_) => !matches!(state, State::Absent | State::Restoring | State::RestoreFailed(..) | State::Restored),
+            None => self.facts.own.stateful_sets.contains_key(&self.subject.names.replica(number)),
+        }
     }
 
     /// A replica that has shown what was written after its restore and, for all that is known, still holds it.
@@ -422,13 +452,17 @@ impl<E: Engine> Enabling<'_, E> {
                 if !self.upgraded {
                     replica::run(self.subject, self.facts, draft, &request, number);
                 }
-                // A mark that the source itself no longer reaches was written to another history: it never arrives.
-                let marked = self.facts.marks.get(&number).is_some_and(|mark| self.summary.position.reaches(mark));
-                if *state == State::CatchingUp && !marked && self.summary.leads {
-                    draft.steps.push(Step::Mark(vec![number]));
+                if *state == State::CatchingUp {
+                    draft.steps.extend(self.mark(number));
                 }
             }
         }
+    }
+
+    /// The mark that a replica is to show. One that the source itself no longer reaches was written to another history: it never arrives.
+    pub(super) fn mark(&self, number: u32) -> Option<Step<E::Step>> {
+        let marked = self.facts.marks.get(&number).is_some_and(|mark| self.summary.position.reaches(mark));
+        (!marked && self.summary.leads).then(|| Step::Mark(vec![number]))
     }
 
     /// The restore was to run beside a backup that ended before it was scheduled: it is made again, without that wish.

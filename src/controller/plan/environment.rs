@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Draft, Facts, Step, Subject, conditions, preflight};
+use super::{Draft, Facts, Step, Subject, conditions, preflight, takeover};
 use crate::api::EnvironmentRecord;
 use crate::engine::Engine;
 use crate::resources::environment::{address_key, variables};
@@ -57,6 +57,9 @@ pub fn give_up<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>) -> bool 
 pub fn primary_address<E: Engine>(subject: &Subject, facts: &Facts<E>) -> String {
     if let Some(leader) = facts.leader() {
         return subject.names.host(&subject.names.replica(leader));
+    }
+    if facts.target.is_some() {
+        return takeover::source_host(subject, facts).unwrap_or_default();
     }
     subject.names.host(&facts.service.clone().unwrap_or_else(|| subject.names.primary()))
 }

@@ -6,9 +6,11 @@ mod disable;
 mod draft;
 mod enable;
 mod environment;
+mod place;
 mod preflight;
 mod replica;
 mod source;
+mod takeover;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -51,7 +53,7 @@ pub enum Kind {
     Job,
     /// A replica and its pod.
     StatefulSet,
-    /// The Secret with the key file.
+    /// A Secret.
     Secret,
 }
 
@@ -70,24 +72,39 @@ pub enum Step<S> {
     Apply(Object),
     /// Delete an object of ours.
     Delete(Kind, String),
-    /// Make the Secret with the key file, if it does not exist: what is in it is never replaced.
-    CreateKey(Box<Secret>),
-    /// Apply our fields of the source's StatefulSet: it restarts.
-    ChangeSource {
+    /// Make a Secret of ours, if it does not exist: what is in it is never replaced.
+    CreateSecret(Box<Secret>),
+    /// Apply our fields of a StatefulSet of the user's: it restarts.
+    Change {
+        /// Its name.
+        stateful_set: String,
+        /// `source` or `target`.
+        side: &'static str,
         /// What it gets, in words.
         what: String,
         /// Our fields, as they are applied.
         patch: serde_json::Value,
     },
-    /// Give up our fields of the source's StatefulSet, which then is as it was before: it restarts.
-    RestoreSource {
+    /// Give up our fields of a StatefulSet of the user's, which then is as it was before: it restarts.
+    PutBack {
         /// Its name.
         stateful_set: String,
+        /// `source` or `target`.
+        side: &'static str,
         /// The fields that have to be put back.
         patch: serde_json::Value,
     },
-    /// Take our name off the fields of the source's StatefulSet that were put back: whoever applies them next is in nobody's way.
-    DisownSource(String),
+    /// Take our name off the fields of a StatefulSet that were put back: whoever applies them next is in nobody's way.
+    Disown(String),
+    /// Delete the target's pod, which does not become ready: its StatefulSet, which waits for that, makes it anew from the template that it has by now.
+    Recreate {
+        /// Name of the pod.
+        pod: String,
+        /// This very one.
+        uid: String,
+    },
+    /// Make the target a stand-alone server that takes writes.
+    Promote,
     /// Keep a volume: it no longer counts as ours.
     Keep(String),
     /// Ask for a larger volume. Where the cluster can't, it is said, and no other step waits for it.
@@ -148,10 +165,12 @@ impl<S: fmt::Display> fmt::Display for Step<S> {
                 };
                 write!(f, "delete {kind} {name}")
             }
-            Self::CreateKey(secret) => write!(f, "make Secret {} with a key file", secret.metadata.name.as_deref().unwrap_or_default()),
-            Self::ChangeSource { what, .. } => write!(f, "{what}: the source restarts"),
-            Self::RestoreSource { stateful_set, .. } => write!(f, "put StatefulSet {stateful_set} back as it was: the source restarts"),
-            Self::DisownSource(stateful_set) => write!(f, "give up the ownership of fields of StatefulSet {stateful_set}"),
+            Self::CreateSecret(secret) => write!(f, "make Secret {}", secret.metadata.name.as_deref().unwrap_or_default()),
+            Self::Change { what, side, .. } => write!(f, "{what}: the {side} restarts"),
+            Self::PutBack { stateful_set, side, .. } => write!(f, "put StatefulSet {stateful_set} back as it was: the {side} restarts"),
+            Self::Disown(stateful_set) => write!(f, "give up the ownership of fields of StatefulSet {stateful_set}"),
+            Self::Recreate { pod, .. } => write!(f, "delete Pod {pod}, which does not become ready, so that it is made anew"),
+            Self::Promote => write!(f, "make the target a stand-alone server that takes writes"),
             Self::Keep(name) => write!(f, "keep PersistentVolumeClaim {name}"),
             Self::Grow { claim, size } => write!(f, "grow PersistentVolumeClaim {claim} to {}", size.0),
             Self::Serve { pod, serving: true } => write!(f, "let clients read from Pod {pod}"),
@@ -206,7 +225,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, image: &str) -> Plan
     if subject.resource.spec.suspend && !subject.deleting() {
         draft.suspended(subject.undoing())
     } else if subject.disabling() {
-        disable::plan::<E>(subject, facts, draft)
+        disable::plan::<E>(subject, facts, draft, image)
     } else {
         enable::plan::<E>(subject, facts, draft, image)
     }

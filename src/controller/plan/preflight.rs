@@ -48,10 +48,10 @@ pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
         Some(finding) => vec![finding.clone()],
         None => runs(source, &SOURCE, facts.source.as_ref()),
     };
-    if let Some(rival) = &facts.rival {
+    if let Some(rival) = facts.rival.as_ref().filter(|_| refused.is_none()) {
         found.push(Finding::new(
             "SourceTaken",
-            format!("DatabaseReplication {rival} came first and already gives StatefulSet {} its replicas", source.stateful_set),
+            format!("DatabaseReplication {rival} came first and already makes copies of StatefulSet {}", source.stateful_set),
             format!("raise replicas in {rival}, or delete one of the two"),
         ));
     }
@@ -60,8 +60,14 @@ pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
     }
     found.extend(shape::<E>(facts.shape.as_ref()));
     if let (Some(target), Some(database)) = (&facts.target, subject.target_database()) {
-        found.extend(runs(database, &TARGET, target.workload.as_ref()));
-        found.extend(answers(database, &TARGET, &target.administrator, &target.server));
+        let mut unmet = runs(database, &TARGET, target.workload.as_ref());
+        if target.wants(&subject.names.identity).is_none() && !subject.target_status().is_some_and(|target| target.joined) {
+            unmet.extend(answers(database, &TARGET, &target.administrator, &target.server));
+        } else {
+            // It restarts, and has the source's users from then on: as a replica it is asked elsewhere.
+            unmet.retain(|finding| finding.reason != TARGET.pod_missing);
+        }
+        found.extend(unmet);
         found.extend(shape::<E>(target.shape.as_ref()));
     }
     found

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Draft, Facts, Kind, Object, Step, Subject, backup};
+use super::{Draft, Facts, Kind, Object, Step, Subject, backup, takeover};
 use crate::api::{DeletionPolicy, ReplicaStatus, Storage};
 use crate::controller::facts::{JobState, Server};
 use crate::engine::{Engine, Held, Lag, Position, Progress, ReplicaSummary, SourceSummary};
@@ -70,22 +70,11 @@ pub fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSu
         return State::Removing;
     }
     if !own.stateful_sets.contains_key(&names.replica(number)) {
-        return match own.jobs.get(&names.restore_job(number)) {
-            None => State::Absent,
-            Some(None | Some(JobState::Running)) => State::Restoring,
-            Some(Some(JobState::Failed(why, at))) => {
-                State::RestoreFailed(why.clone(), backup::waited(subject, facts.now, *at, before.map_or(0, |before| before.failures)))
-            }
-            Some(Some(JobState::Complete(_))) => State::Restored,
-        };
+        return observe_restore(subject, facts, before, number);
     }
     let lost = server.held.iter().any(|(held, state)| *held == number && *state == Held::Lost);
     match facts.replicas.get(&number) {
-        // Only a server that says it is a standby is a copy: one that was promoted may hold what exists nowhere else.
-        Some(Server::Up(replica)) if lost && replica.read_only && server.position.lacks(&replica.applied).is_none() => {
-            State::Lost("what it had not received yet passed the source's limit for retained log".to_owned())
-        }
-        Some(Server::Up(replica)) => state_of_server::<E>(facts, server, before, number, replica),
+        Some(Server::Up(replica)) => observe_server::<E>(facts, server, before, number, replica, lost),
         Some(Server::Unreachable(why) | Server::Refused(why)) => {
             let trouble = own.replica_pod(number).and_then(|pod| pod.trouble.clone());
             State::Starting(trouble.unwrap_or_else(|| why.clone()))
@@ -97,7 +86,33 @@ pub fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSu
     }
 }
 
-fn state_of_server<E: Engine>(facts: &Facts<E>, server: &SourceSummary, before: Option<&ReplicaStatus>, number: u32, replica: &ReplicaSummary) -> State {
+/// Where the restore stands of a replica whose server has not been started.
+#[must_use]
+pub fn observe_restore<E: Engine>(subject: &Subject, facts: &Facts<E>, before: Option<&ReplicaStatus>, number: u32) -> State {
+    match facts.own.jobs.get(&subject.names.restore_job(number)) {
+        None => State::Absent,
+        Some(None | Some(JobState::Running)) => State::Restoring,
+        Some(Some(JobState::Failed(why, at))) => {
+            State::RestoreFailed(why.clone(), backup::waited(subject, facts.now, *at, before.map_or(0, |before| before.failures)))
+        }
+        Some(Some(JobState::Complete(_))) => State::Restored,
+    }
+}
+
+/// Where a replica stands whose server answers; `lost` tells that the source has dropped what it still needs.
+#[must_use]
+pub fn observe_server<E: Engine>(
+    facts: &Facts<E>,
+    server: &SourceSummary,
+    before: Option<&ReplicaStatus>,
+    number: u32,
+    replica: &ReplicaSummary,
+    lost: bool,
+) -> State {
+    // Only a server that says it is a standby is a copy: one that was promoted may hold what exists nowhere else.
+    if lost && replica.read_only && server.position.lacks(&replica.applied).is_none() {
+        return State::Lost("what it had not received yet passed the source's limit for retained log".to_owned());
+    }
     let proven = before.is_some_and(|before| before.proven_at.is_some());
     if replica.leads {
         return if proven { State::InSync } else { State::NotReplicating("the servers elected it before it had shown that it holds everything".to_owned()) };
@@ -157,10 +172,17 @@ pub fn withholds_access<'a>(states: impl Iterator<Item = &'a State>, taken: bool
     silent && !answered
 }
 
+/// What is on record of replica `number`.
+#[must_use]
+pub fn recorded(subject: &Subject, number: u32) -> Option<&ReplicaStatus> {
+    let name = subject.replica(number);
+    subject.resource.status.as_ref()?.replicas.iter().find(|replica| replica.name == name)
+}
+
 /// The replica's entry in the status.
 #[must_use]
 pub fn describe<E: Engine>(
-    names: &Names,
+    subject: &Subject,
     facts: &Facts<E>,
     server: &SourceSummary,
     before: Option<&ReplicaStatus>,
@@ -174,8 +196,11 @@ pub fn describe<E: Engine>(
     let progress = summary.and_then(|summary| summary.copy_progress);
     let started = !matches!(state, State::Absent | State::Removing | State::Restoring | State::RestoreFailed(..) | State::Restored);
     let mut entry = ReplicaStatus {
-        name: names.replica(number),
-        address: names.host(&names.replica(number)),
+        name: subject.replica(number),
+        address: match &facts.target {
+            Some(_) => takeover::target_host(subject, facts).or_else(|| before.map(|before| before.address.clone())).unwrap_or_default(),
+            None => subject.names.host(&subject.names.replica(number)),
+        },
         state: state.word().to_owned(),
         claim: facts.own.replica_claim(before.and_then(|before| before.claim.as_deref()), number),
         role: summary.map(|summary| if summary.read_only { "replica" } else { "primary" }.to_owned()),

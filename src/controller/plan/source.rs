@@ -134,7 +134,7 @@ pub fn change<E: Engine>(
     }
     let key = E::needs_key(server);
     if key && !facts.key {
-        draft.steps.push(Step::CreateKey(Box::new(build_key(names))));
+        draft.steps.push(Step::CreateSecret(Box::new(build_key(names))));
     }
     if !facts.own.services.contains_key(&names.source()) {
         let service = build_source_service(names, &subject.owner, subject.source(), subject.port);
@@ -152,7 +152,7 @@ pub fn change<E: Engine>(
     let user = E::summary(server).owner.unwrap_or_else(|| shape.server_user());
     let workload = Workload { names, owner: &subject.owner, shape, image, engine: E::NAME, user, source: subject.source() };
     let patch = build_source_change(&workload, &source.stateful_set, &E::source_arguments(&names.identity), key);
-    draft.steps.push(Step::ChangeSource { what: format!("{what} get {after}"), patch });
+    draft.steps.push(Step::Change { stateful_set: subject.source().to_owned(), side: "source", what: format!("{what} get {after}"), patch });
     Some(restarting(draft.clone(), "its StatefulSet gets what a server with replicas needs"))
 }
 
@@ -188,11 +188,11 @@ pub fn restore<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
         if container_with(&source.stateful_set, &arguments).is_some() {
             draft.status.disruption.get_or_insert_default().began = Some(Time(facts.now));
         }
-        draft.steps.push(Step::RestoreSource { stateful_set: subject.source().to_owned(), patch });
+        draft.steps.push(Step::PutBack { stateful_set: subject.source().to_owned(), side: "source", patch });
         return Restored::Waits("its StatefulSet is put back as it was".to_owned());
     }
     if source.stateful_set.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_ref() == Some(&manager)) {
-        draft.steps.push(Step::DisownSource(subject.source().to_owned()));
+        draft.steps.push(Step::Disown(subject.source().to_owned()));
     }
     let pod = source.pod.as_ref().and_then(|pod| pod.spec.as_ref());
     let before = needs_key_file(pod) && !needs_key_file(template(source));

@@ -1,10 +1,12 @@
 //! The target: a database of the user's own whose data is replaced by a copy of the source's.
 
+use serde::Deserialize;
+
 use super::{Facts, Subject};
 use crate::api::ExistingData;
-use crate::controller::facts::{Server, TargetFacts};
+use crate::controller::facts::{Database, JobState, Server, TargetFacts};
 use crate::engine::{Engine, Finding};
-use crate::resources::format_bytes;
+use crate::resources::{container_with, format_bytes};
 
 /// What keeps the target from becoming the replica, before anything is touched; all at once.
 #[must_use]
@@ -38,20 +40,132 @@ pub fn preflight<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &E::Sou
         // What a server hides from this user, or does not know, is mended with what is said of it already.
         Err(_) if !fits => return found,
         Err(why) => {
-            let message = format!("what data the target holds could not be told: {why}");
-            found.push(Finding::new("TargetDataUnknown", message, "see what keeps the server from answering; it is asked again by itself"));
+            found.push(unknown(why));
             return found;
         }
     };
-    if !held.is_empty() && subject.resource.spec.target.as_ref().is_some_and(|target| target.existing_data == ExistingData::Refuse) {
-        found.push(Finding::new(
+    found.extend(refuse(subject, *own, held));
+    found.extend(services(subject, facts, target));
+    let volume = room(facts, name, *own, target.volume_bytes);
+    let measured = if volume.is_none() { measured(subject, facts, name) } else { None };
+    found.extend(volume.or(measured));
+    found
+}
+
+/// The target may not be replaced for what it holds now, or it can't be told what that is.
+#[must_use]
+pub fn holds_data<E: Engine>(subject: &Subject, target: &TargetFacts<E>) -> Option<Finding> {
+    match &target.data {
+        Ok((own, held)) => refuse(subject, *own, held),
+        Err(why) => Some(unknown(why)),
+    }
+}
+
+fn unknown(why: &str) -> Finding {
+    let message = format!("what data the target holds could not be told: {why}");
+    Finding::new("TargetDataUnknown", message, "see what keeps the server from answering; it is asked again by itself")
+}
+
+fn refuse(subject: &Subject, own: u64, held: &[String]) -> Option<Finding> {
+    let refused = subject.resource.spec.target.as_ref().is_some_and(|target| target.existing_data == ExistingData::Refuse);
+    (refused && !held.is_empty()).then(|| {
+        Finding::new(
             "TargetHoldsData",
-            format!("the target holds data of its own, {} in all, which a copy of the source's would replace: {}", format_bytes(*own), held.join(", ")),
+            format!("the target holds data of its own, {} in all, which a copy of the source's would replace: {}", format_bytes(own), held.join(", ")),
             "name a database without data, or set target.existingData to BackUpAndReplace: then it is backed up, verified and kept first",
+        )
+    })
+}
+
+/// The user's tools took back what a target that runs on the copy had been given. It is said, not fought: its pod restarts for every change.
+#[must_use]
+pub fn reverted<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Finding> {
+    let (target, joined) = (facts.target.as_ref()?, subject.target_status().is_some_and(|target| target.joined));
+    let arguments = E::target_arguments(&subject.target_status()?.data_directory);
+    let found = &target.workload.as_ref()?.stateful_set;
+    let complete = target.wants(&subject.names.identity).is_some() && (arguments.is_empty() || container_with(found, &arguments).is_some());
+    let also = if arguments.is_empty() { String::new() } else { format!(" and the arguments {}", arguments.join(" ")) };
+    (joined && !complete).then(|| {
+        Finding::new(
+            "TargetReverted",
+            format!(
+                "StatefulSet {} lost the init container understudy-swap{also} (kubectl apply, a pipeline or a helm upgrade put its own back)",
+                found.metadata.name.as_deref().unwrap_or_default()
+            ),
+            format!(
+                "let the pipeline ignore the field spec.template.spec.initContainers{}, and put back what is missing; or set enabled to false",
+                if arguments.is_empty() { "" } else { " and the arguments of the container" }
+            ),
+        )
+    })
+}
+
+/// Servers and applications find each other by Services, which are the user's own here.
+fn services<E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts<E>) -> Vec<Finding> {
+    let databases =
+        [("SourceServiceNotFound", Some(subject.source_database()), &facts.service), ("TargetServiceNotFound", subject.target_database(), &target.service)];
+    let missing = databases.into_iter().filter(|(.., service)| service.is_none()).filter_map(|(reason, database, _)| Some((reason, database?)));
+    let finding = |(reason, database): (&'static str, Database<'_>)| {
+        let Database { field, namespace, stateful_set: name, port, .. } = database;
+        Finding::new(
+            reason,
+            format!("no Service in namespace {namespace} leads to port {port} of pod {}, the {field}", database.pod()),
+            format!(
+                "create one: kubectl -n {namespace} expose statefulset {name} --port={port}, or kubectl -n {namespace} expose pod {} --port={port}",
+                database.pod()
+            ),
+        )
+    };
+    missing.map(finding).collect()
+}
+
+/// What the agent found on the target's volume.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Room {
+    free_bytes: u64,
+    writable: bool,
+}
+
+/// What was measured on the volume itself, once it was.
+fn measured<E: Engine>(subject: &Subject, facts: &Facts<E>, name: &str) -> Option<Finding> {
+    let failed = |why: &str| {
+        let message = format!("the room on the volume of StatefulSet {name} could not be measured: {why}");
+        Some(Finding::new(
+            "TargetVolumeUnknown",
+            message,
+            format!("kubectl -n {} describe job {} tells more; it is tried again", subject.names.namespace, subject.names.measure_job()),
+        ))
+    };
+    let room: Room = match facts.own.jobs.get(&subject.names.measure_job())? {
+        Some(JobState::Complete(Some(message))) => match serde_json::from_str(message) {
+            Ok(room) => room,
+            Err(error) => return failed(&error.to_string()),
+        },
+        Some(JobState::Failed(why, _)) => return failed(why),
+        _ => return None,
+    };
+    if !room.writable {
+        return Some(Finding::new(
+            "TargetVolumeNotWritable",
+            format!("the user that the server of StatefulSet {name} runs as may not write beside its data directory, where the copy is restored to"),
+            "set securityContext.fsGroup in its pod template to the group of that user (its pod restarts for that), or keep its data in the top directory of the volume",
         ));
     }
-    found.extend(room(facts, name, *own, target.volume_bytes));
-    found
+    let bytes = *facts.data_bytes.as_ref().ok()?;
+    let needed = bytes.saturating_mul(2);
+    (room.free_bytes < needed).then(|| {
+        Finding::new(
+            "TargetVolumeTooSmall",
+            format!(
+                "the target's volume has {} free, measured on it, and the source holds {}: {} are needed, twice the data",
+                format_bytes(room.free_bytes),
+                format_bytes(bytes),
+                format_bytes(needed)
+            ),
+            format!("enlarge the claim of StatefulSet {name}, or make room on it; it is measured again by itself"),
+        )
+    })
 }
 
 /// The copy is restored beside the data that the target serves meanwhile: what its volume has besides must be twice the size of the copy.

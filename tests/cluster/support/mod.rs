@@ -16,7 +16,7 @@ use understudy::api::{DatabaseReplication, Phase};
 #[allow(unused_imports, reason = "not every test binary asks for each")]
 pub use self::tools::{audit_lines, audit_mark, guard, run, wait, writes_since};
 #[allow(unused_imports, reason = "as above")]
-pub use self::writer::Writer;
+pub use self::writer::{Reader, Writer};
 #[allow(unused_imports, reason = "as above")]
 pub use crate::databases::{Database, PASSWORD, PostgreSql, query};
 
@@ -47,6 +47,28 @@ pub fn replication_of<D: Database>(name: &str, source: &str) -> Value {
             "environment": {"configMaps": [{"name": "shop-env"}]}
         }
     })
+}
+
+/// Annotation by which the owner of a source agrees.
+pub const ALLOWED: &str = "understudy.dev/allowed-namespaces";
+
+/// A resource that makes `reports-db` the replica of `orders-db` in another namespace.
+pub fn replication_between<D: Database>(source: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut resource = replication_of::<D>("orders", "orders-db");
+    let spec = &mut resource["spec"];
+    spec.as_object_mut().unwrap().remove("replicas");
+    spec["source"]["statefulSetRef"]["namespace"] = json!(source);
+    spec["target"] = json!({"statefulSetRef": {"name": "reports-db"}, "credentials": {"secretRef": {"name": "reports-db"}}});
+    change(spec);
+    resource
+}
+
+/// Two namespaces with a source in the one and a target in the other.
+pub async fn applications<D: Database>(scenario: &str) -> (Place<D>, Place<D>) {
+    let sales = Place::<D>::with_source(&format!("understudy-{scenario}-sales-{}", D::NAME)).await;
+    let reports = Place::<D>::new(&format!("understudy-{scenario}-{}", D::NAME)).await;
+    reports.source("reports-db", |_| {}).await;
+    (sales, reports)
 }
 
 impl Shop {

@@ -99,3 +99,48 @@ async fn write<D: Database>(host: &str, stop: &AtomicBool) -> Written {
     }
     written
 }
+
+/// A client that looks through a Service whether a database answers.
+pub struct Reader {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Duration>,
+}
+
+impl Reader {
+    /// Begins once it answers.
+    pub async fn start<D: Database>(host: String) -> Self {
+        wait("the database answers through its Service", 120, || async { D::connect(&host).await?.takes_writes().await }).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(read::<D>(&host, &seen))
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends once it answers; gives the longest time between two answers.
+    pub fn finish(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+async fn read<D: Database>(host: &str, stop: &AtomicBool) -> Duration {
+    const MOST: Duration = Duration::from_secs(15 * 60);
+    const PACE: Duration = Duration::from_millis(50);
+    let (begun, mut pause) = (Instant::now(), Duration::ZERO);
+    let mut answered = begun;
+    while begun.elapsed() < MOST {
+        let asked = async { D::connect(host).await?.takes_writes().await };
+        if matches!(tokio::time::timeout(Duration::from_secs(1), asked).await, Ok(Ok(_))) {
+            pause = pause.max(answered.elapsed());
+            answered = Instant::now();
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    pause
+}

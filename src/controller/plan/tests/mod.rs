@@ -3,6 +3,7 @@
 mod lost;
 mod progress;
 mod restart;
+mod takeover;
 mod target;
 mod upkeep;
 mod world;

@@ -113,7 +113,9 @@ impl Set {
             config_maps: BTreeMap::from([("shop-env".to_owned(), Some(self.variables.clone()))]),
             service: Some("orders-db".into()),
             key: self.key,
+            credentials: false,
             rival: None,
+            neighbours: vec![],
             taken: vec![],
             data_bytes: Ok(GIB),
             not_grown: BTreeMap::new(),
@@ -141,10 +143,10 @@ impl Set {
                 self.resource.metadata.finalizers = None;
                 self.exists = self.resource.metadata.deletion_timestamp.is_none();
             }
-            Step::CreateKey(_) => self.key = true,
-            Step::ChangeSource { patch, .. } | Step::RestoreSource { patch, .. } => {
+            Step::CreateSecret(_) => self.key = true,
+            Step::Change { patch, .. } | Step::PutBack { patch, .. } => {
                 assert!(self.recorded(), "the record comes before the first change");
-                let changes = matches!(step, Step::ChangeSource { .. });
+                let changes = matches!(step, Step::Change { .. });
                 assert!(!changes || self.key && self.services.contains_key("orders-source"), "what the pod needs to start is there before it restarts");
                 assert!(changes || self.own.stateful_sets.is_empty(), "the source is alone before it is put back");
                 let ours = MongoDb::source_arguments(&self.subject().names.identity);
@@ -200,10 +202,11 @@ impl Set {
             Step::Delete(Kind::Claim, name) | Step::Keep(name) => drop(self.own.claims.remove(name)),
             Step::Serve { pod, serving } => drop(if *serving { self.serving.insert(pod.clone()) } else { self.serving.remove(pod) }),
             Step::Publish { data, .. } => self.variables.extend(data.clone()),
-            Step::DisownSource(_) => {
+            Step::Disown(_) => {
                 let manager = Some(self.subject().names.manager());
                 self.stateful_set.metadata.managed_fields.iter_mut().for_each(|entries| entries.retain(|entry| entry.manager != manager));
             }
+            Step::Recreate { .. } | Step::Promote => panic!("there is no target"),
             Step::Grow { .. } | Step::Tell { .. } => {}
         }
     }
@@ -432,7 +435,7 @@ fn what_needs_the_key_file_goes_before_it_where_others_have_taken_only_the_argum
     loop {
         let plan = set.look();
         plan.steps.iter().for_each(|step| set.execute(step));
-        if plan.steps.iter().any(|step| matches!(step, Step::RestoreSource { .. })) {
+        if plan.steps.iter().any(|step| matches!(step, Step::PutBack { .. })) {
             break;
         }
         assert!(set.phase() != Phase::Standalone, "{:?}", set.stateful_set);

@@ -153,7 +153,9 @@ impl World {
             config_maps: BTreeMap::from([("shop-env".to_owned(), self.config_maps.get("shop-env").cloned())]),
             service: Some("orders-db".into()),
             key: false,
+            credentials: false,
             rival: None,
+            neighbours: vec![],
             taken: self.taken.clone(),
             data_bytes: self.data_bytes.clone(),
             not_grown: BTreeMap::new(),
@@ -216,9 +218,13 @@ impl World {
                 }
             }
             Step::Delete(Kind::Service, name) => drop(self.own.services.remove(name)),
-            Step::Delete(Kind::Secret, _) | Step::CreateKey(_) | Step::ChangeSource { .. } | Step::RestoreSource { .. } | Step::DisownSource(_) => {
-                panic!("this engine's source is left as it is")
-            }
+            Step::Delete(Kind::Secret, _)
+            | Step::CreateSecret(_)
+            | Step::Change { .. }
+            | Step::PutBack { .. }
+            | Step::Disown(_)
+            | Step::Recreate { .. }
+            | Step::Promote => panic!("this engine's source is left as it is, and there is no target"),
             Step::Delete(Kind::Job, name) => drop(self.own.jobs.remove(name)),
             Step::Delete(Kind::StatefulSet, name) => drop(self.own.stateful_sets.remove(name)),
             Step::Keep(name) => {

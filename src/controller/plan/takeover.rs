@@ -1,0 +1,333 @@
+//! The target becomes the replica, and a database of its own again. Its data is replaced beside it, exchanged while it restarts, and kept until the copy
+//! has shown what was written after the restore.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::jiff::Timestamp;
+
+use super::enable::Enabling;
+use super::place::Place;
+use super::replica::{self, State};
+use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, backup, conditions, environment, target};
+use crate::api::{Phase, TargetStatus};
+use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFacts, pod_facts};
+use crate::engine::{Engine, Held, SourceSummary};
+use crate::resources::{
+    Data, Workload, build_clear_job, build_discard_job, build_measure_job, build_release_job, build_staging_job, build_target_as_before, build_target_change,
+};
+
+/// The target's number among the replicas of its source.
+const NUMBER: u32 = 1;
+/// How long a measurement of the target's volume counts, in seconds.
+const MEASURED_FOR: i32 = 120;
+
+/// Where clients in the cluster reach the source.
+#[must_use]
+pub fn source_host<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<String> {
+    facts.service.as_ref().map(|service| format!("{service}.{}.svc", subject.source_database().namespace))
+}
+
+/// Where clients in the cluster reach the target.
+#[must_use]
+pub fn target_host<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<String> {
+    facts.target.as_ref()?.service.as_ref().map(|service| subject.names.host(service))
+}
+
+/// What is on record of a target before it is touched.
+#[must_use]
+pub fn record<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<TargetStatus> {
+    let Place { shape, user: (user, group), .. } = Place::beside_target(subject, facts, facts.target.as_ref()?)?;
+    Some(TargetStatus { data_directory: shape.data_directory.clone(), user, group, ..TargetStatus::default() })
+}
+
+/// Measures the target's volume before anything is touched. None once that is done: what came of it is among what preflight found.
+pub fn measure<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::Step>, image: &str) -> Option<Plan<E::Step>> {
+    let place = Place::beside_target(subject, facts, facts.target.as_ref()?)?;
+    let mut draft = draft.clone();
+    match facts.own.jobs.get(&subject.names.measure_job()) {
+        Some(Some(JobState::Complete(Some(_)) | JobState::Failed(..))) => return None,
+        // Its pod is gone, and its answer with it.
+        Some(Some(JobState::Complete(None))) => draft.steps.push(Step::Delete(Kind::Job, subject.names.measure_job())),
+        Some(_) => {}
+        None => {
+            let job = build_measure_job(&place.request::<E>(subject, image, 1), MEASURED_FOR);
+            draft.steps.push(Step::Apply(Object::Job(Box::new(job))));
+        }
+    }
+    // What was found a moment ago is not taken back before it is known to be mended.
+    let before = subject.resource.status.as_ref().filter(|status| status.phase == Some(Phase::Blocked) && !subject.edited());
+    if let Some(before) = before {
+        (draft.status.phase, draft.status.conditions) = (before.phase, before.conditions.clone());
+        return Some(draft.finish(again::PROGRESS));
+    }
+    draft.set(conditions::PREFLIGHT, false, "Measuring", "the room on the target's volume is being measured");
+    draft.ready(false, false, "Measuring", "the room on the target's volume is being measured");
+    draft.status.phase = Some(Phase::Configuring);
+    Some(draft.finish(again::PROGRESS))
+}
+
+/// Where the target stands as a replica.
+fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &SourceSummary, target: &TargetFacts<E>) -> State {
+    let names = &subject.names;
+    let before = replica::recorded(subject, NUMBER);
+    let joined = subject.target_status().is_some_and(|target| target.joined);
+    if target.wants(&names.identity).is_none() && !joined {
+        return replica::observe_restore(subject, facts, before, NUMBER);
+    }
+    match facts.replicas.get(&NUMBER) {
+        Some(Server::Up(replica)) => {
+            let lost = source.held.contains(&(NUMBER, Held::Lost));
+            replica::observe_server::<E>(facts, source, before, NUMBER, replica, lost)
+        }
+        Some(Server::Unreachable(why) | Server::Refused(why)) => State::Starting(trouble(facts, target).unwrap_or_else(|| why.clone())),
+        Some(Server::NotAsked) | None => State::Starting(trouble(facts, target).unwrap_or_else(|| "its pod is being replaced".to_owned())),
+    }
+}
+
+/// What keeps the target's pod from running.
+fn trouble<E: Engine>(facts: &Facts<E>, target: &TargetFacts<E>) -> Option<String> {
+    pod_facts(target.workload.as_ref()?.pod.as_ref()?, facts.now).trouble
+}
+
+/// The target's pod was not started with `wanted`, and Kubernetes does not replace it, since it waits for it to become ready (manual, "Forced rollback").
+fn stuck<S, E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts<E>, wanted: Option<Data>) -> Option<Step<S>> {
+    let SourceWorkload { stateful_set, pod } = target.workload.as_ref()?;
+    let (spec, pod) = (stateful_set.spec.as_ref()?, pod.as_ref()?);
+    let found = pod_facts(pod, facts.now);
+    let by_hand = spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete");
+    let waits = target.runs(&subject.names.identity) != wanted && !found.ready && pod.metadata.deletion_timestamp.is_none() && !by_hand;
+    waits.then(|| Some(Step::Recreate { pod: found.name, uid: pod.metadata.uid.clone()? }))?
+}
+
+impl<E: Engine> Enabling<'_, E> {
+    /// The plan for a target.
+    pub(super) fn take_over(self, mut draft: Draft<E::Step>, target: &TargetFacts<E>) -> Plan<E::Step> {
+        let (subject, facts) = (self.subject, self.facts);
+        let Some(database) = subject.target_database() else { return draft.finish(again::BLOCKED) };
+        let (state, before) = (observe(subject, facts, &self.summary, target), replica::recorded(subject, NUMBER));
+        if self.upgraded {
+            // Nothing is begun with another version than the one that was recorded.
+            return self.conclude(draft, &[(NUMBER, state)], backup::BackupState::Complete, true, (true, true), 0);
+        }
+        self.note(&mut draft, target);
+        draft.status.replicas = vec![replica::describe(subject, facts, &self.summary, before, NUMBER, &state)];
+        let states = [(NUMBER, state)];
+        let (_, state) = &states[0];
+        let configured = self.configure(&mut draft, &states.iter().collect::<Vec<_>>());
+        let sequence = backup::sequence(&draft);
+        let backup = backup::plan(subject, facts, &mut draft, &self.summary, &self.request(sequence), *state == State::Absent);
+        backup::forget_credentials(subject, facts, &mut draft);
+        match state {
+            State::Absent if backup == backup::BackupState::Complete => {
+                let job = build_staging_job(&self.request(backup::sequence(&draft)), NUMBER, database.stateful_set);
+                draft.steps.push(Step::Apply(Object::Job(Box::new(job))));
+            }
+            State::RestoreFailed(_, true) => {
+                draft.status.replicas.iter_mut().for_each(|entry| entry.failures += 1);
+                draft.steps.push(Step::Delete(Kind::Job, subject.names.restore_job(NUMBER)));
+            }
+            State::Restored => {
+                // It served until now, and may have been written to.
+                if let Some(finding) = target::holds_data(subject, target) {
+                    draft.blocked(&[finding]);
+                    return draft.finish(again::BLOCKED);
+                }
+                self.exchange(&mut draft, target);
+            }
+            State::Starting(_) => {
+                draft.steps.extend(stuck(subject, facts, target, Some(Data::Staged)).filter(|_| target.wants(&subject.names.identity).is_some()))
+            }
+            State::CatchingUp => draft.steps.extend(self.mark(NUMBER)),
+            State::InSync if draft.status.target.as_ref().is_some_and(|recorded| !recorded.cleared) => {
+                let job = build_discard_job(&self.request(sequence));
+                let cleared = done(subject, &facts.own, facts.now, &mut draft, job);
+                draft.status.target.iter_mut().for_each(|recorded| recorded.cleared = cleared);
+            }
+            _ => {}
+        }
+        self.grow(&mut draft);
+        let proven =
+            draft.status.replicas.iter().filter(|entry| entry.proven_at.is_some() && entry.diverged.is_none() && entry.role.as_deref() != Some("primary"));
+        let proven: Vec<String> = proven.map(|entry| entry.address.clone()).collect();
+        let current = environment::publish(subject, facts, &mut draft, &proven);
+        self.conclude(draft, &states, backup, configured, (current, true), 0)
+    }
+
+    /// Puts on record that the target's server has run on the copy, and how long it was away for that.
+    fn note(&self, draft: &mut Draft<E::Step>, target: &TargetFacts<E>) {
+        let up = matches!(self.facts.replicas.get(&NUMBER), Some(Server::Up(_)));
+        if !up || target.runs(&self.subject.names.identity) != Some(Data::Staged) {
+            return;
+        }
+        if let Some(recorded) = &mut draft.status.target {
+            recorded.joined = true;
+        }
+        if let Some(disruption) = &mut draft.status.disruption
+            && let Some(began) = disruption.began.take()
+        {
+            let seconds = self.facts.now.duration_since(began.0).unsigned_abs().as_secs_f32();
+            disruption.measured = Some(format!("{seconds:.1} s from the moment the restart was asked for until the target answered again"));
+        }
+    }
+
+    /// Plans the restart of the target, in which its data and the copy change places.
+    fn exchange(&self, draft: &mut Draft<E::Step>, target: &TargetFacts<E>) {
+        let Some(found) = &target.workload else { return };
+        if let Some(disruption) = &mut draft.status.disruption {
+            disruption.began = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.facts.now));
+        }
+        draft.steps.push(change::<E>(found, &self.request(1).workload, Data::Staged));
+    }
+}
+
+/// The step that has the target start with `data`.
+fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>, data: Data) -> Step<E::Step> {
+    let arguments = E::target_arguments(&workload.shape.data_directory);
+    let stateful_set = found.stateful_set.metadata.name.clone().unwrap_or_default();
+    let what = match data {
+        Data::Staged => format!("StatefulSet {stateful_set}: an init container exchanges its data for the copy of the source's"),
+        Data::Previous => format!("StatefulSet {stateful_set}: an init container puts the data back that it held before"),
+    };
+    Step::Change { patch: build_target_change(workload, &found.stateful_set, data, &arguments), stateful_set, side: "target", what }
+}
+
+/// Plans a Job on the target's volume. Gives whether it is done; one that fails is said, and tried again.
+fn done<S>(subject: &Subject, facts: &Own, now: Timestamp, draft: &mut Draft<S>, job: Job) -> bool {
+    let name = job.metadata.name.clone().unwrap_or_default();
+    match facts.jobs.get(&name) {
+        None => draft.steps.push(Step::Apply(Object::Job(Box::new(job)))),
+        Some(Some(JobState::Complete(_))) => return true,
+        Some(Some(JobState::Failed(why, at))) if backup::waited(subject, now, *at, 4) => {
+            draft.steps.push(Step::Tell { warning: true, reason: "VolumeNotCleared", note: format!("Job {name} failed: {why}; it is tried again") });
+            draft.steps.push(Step::Delete(Kind::Job, name));
+        }
+        Some(_) => {}
+    }
+    false
+}
+
+/// Where a target stands on the way back.
+pub enum Returned {
+    /// It is a database of its own, and nothing of ours is on it.
+    Done,
+    /// Not yet; why.
+    Waits(String),
+    /// It does not answer; why.
+    Silent(String),
+}
+
+/// Plans to make the target a database of its own again: with the copy where that was proven, otherwise with the data that it held before.
+pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, image: &str) -> Returned {
+    let (Some(target), Some(database), Some(recorded)) = (&facts.target, subject.target_database(), draft.status.target.clone()) else { return Returned::Done };
+    // Without its StatefulSet there is nothing to give back to.
+    let Some(found) = target.workload.as_ref().filter(|_| !recorded.returned) else { return Returned::Done };
+    let place = match (Place::beside_target(subject, facts, target), &target.shape) {
+        (Some(place), _) => place,
+        (None, Some(Err(finding))) => return Returned::Silent(finding.message.clone()),
+        (None, _) => return Returned::Silent("its StatefulSet could not be looked at".to_owned()),
+    };
+    let shape = place.shape;
+    let waits = |why: &str| Returned::Waits(format!("the target {} {why}", database.stateful_set));
+    let silent = |why: String| Returned::Silent(format!("the target {} does not answer: {why}", database.stateful_set));
+    let (names, pod) = (&subject.names, database.pod());
+    // What is being restored is no longer wanted.
+    let working = ["restore", "measure", "backup", "discard"];
+    let jobs = [names.restore_job(NUMBER), names.measure_job(), names.backup_job(backup::sequence(draft)), names.discard_job()];
+    let there: Vec<&String> = jobs.iter().filter(|job| facts.own.jobs.contains_key(*job)).collect();
+    if !there.is_empty() || facts.own.pods.iter().any(|pod| working.contains(&pod.component.as_str()) && !pod.ended) {
+        let left = there.iter().filter(|job| facts.own.jobs.get(**job).is_some_and(Option::is_some));
+        draft.steps.extend(left.map(|job| Step::Delete(Kind::Job, (*job).clone())));
+        return waits("waits for the end of the Jobs that work on its volume");
+    }
+    let (wants, runs) = (target.wants(&names.identity), target.runs(&names.identity));
+    if let Some(step) = stuck(subject, facts, target, wants) {
+        draft.steps.push(step);
+        return waits("is being restarted");
+    }
+    let answer = match facts.replicas.get(&NUMBER) {
+        Some(Server::Up(summary)) => Ok(summary),
+        Some(Server::Unreachable(why) | Server::Refused(why)) => Err(trouble(facts, target).unwrap_or_else(|| why.clone())),
+        Some(Server::NotAsked) | None => Err(trouble(facts, target).unwrap_or_else(|| format!("pod {pod} does not run"))),
+    };
+    let request = place.request::<E>(subject, image, 1);
+    let arguments = E::target_arguments(&shape.data_directory);
+    let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
+    let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
+    let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
+    match (wants, &put_back) {
+        (Some(Data::Staged), _) if proven => {
+            if let Err(why) = answer {
+                return silent(why);
+            }
+            if !done(subject, &facts.own, facts.now, draft, build_release_job(&request)) {
+                return waits("is about to become a stand-alone server");
+            }
+            draft.steps.push(Step::Promote);
+            let nothing_left = put_back.is_none();
+            draft.steps.extend(put_back);
+            if nothing_left {
+                return Returned::Silent(format!(
+                    "somebody's manifest names the init container understudy-swap of StatefulSet {} by now: take it out of the manifest",
+                    database.stateful_set
+                ));
+            }
+            return waits("becomes a stand-alone server, and restarts without what it was given");
+        }
+        (Some(Data::Staged), _) => {
+            draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
+            return waits("gets back the data that it held before: the copy was not proven");
+        }
+        (None, _) if recorded.joined && !proven => {
+            // Its template was put back by somebody else, and the copy is still in its place.
+            draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
+            return waits("gets back the data that it held before: the copy was not proven");
+        }
+        (Some(Data::Previous), _) => {
+            let ready = found.pod.as_ref().is_some_and(|pod| pod_facts(pod, facts.now).ready);
+            if runs != Some(Data::Previous) || !ready {
+                let why = trouble(facts, target);
+                return why.map_or_else(|| waits("is being restarted with the data that it held before"), silent);
+            }
+            if let Some(recorded) = &mut draft.status.target {
+                recorded.joined = false;
+            }
+            draft.steps.extend(put_back);
+            return waits("restarts without what it was given");
+        }
+        (None, _) => {}
+    }
+    if found.stateful_set.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_ref() == Some(&names.manager())) {
+        draft.steps.push(Step::Disown(database.stateful_set.to_owned()));
+        return waits("gets rid of the last of what it was given");
+    }
+    if runs.is_some() {
+        return waits("is being restarted without what it was given");
+    }
+    if recorded.joined {
+        match answer {
+            Ok(summary) if summary.read_only => {
+                draft.steps.push(Step::Promote);
+                return waits("becomes a stand-alone server");
+            }
+            Ok(_) => {}
+            Err(why) => return silent(why),
+        }
+    }
+    if !done(subject, &facts.own, facts.now, draft, build_clear_job(&request)) {
+        return waits("is a database of its own; what the exchange has left on its volume is being deleted");
+    }
+    if let Some(recorded) = &mut draft.status.target {
+        recorded.returned = true;
+    }
+    Returned::Done
+}
+
+/// What is said of a target that could not be given back.
+#[must_use]
+pub fn by_hand(subject: &Subject) -> String {
+    let Some(database) = subject.target_database() else { return String::new() };
+    format!(
+        "StatefulSet {} keeps the init container understudy-swap, and its server goes on as a replica. By hand: promote the server, and take that init container{} out of the StatefulSet",
+        database.stateful_set,
+        if subject.target_status().is_some_and(|target| target.cleared) { "" } else { " (docs/development/swap.md tells how to get back what it held before)" }
+    )
+}

@@ -1,0 +1,148 @@
+//! Between two applications: a database of its own becomes the replica of another application's, and a database of its own again.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
+use std::time::Duration;
+use understudy::api::Phase;
+
+use crate::databases::for_engines;
+use crate::story::idle;
+use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, wait};
+
+for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis] a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again);
+for_engines!([postgresql: PostgreSql, mysql: MySql] a_server_that_does_not_start_on_the_copy_gets_its_own_data_back);
+
+/// The restart of a target's pod as it is without us: for how long its clients are without it.
+async fn plain_restart<D: Database>(reports: &Place<D>) -> Duration {
+    let reader = Reader::start::<D>(reports.service("reports-db").await).await;
+    let old = reports.uid("reports-db-0").unwrap();
+    reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
+    reports.replaced("reports-db-0", &old).await;
+    reports.source_ready("reports-db").await;
+    reader.finish()
+}
+
+/// Names at the top of the target's volume.
+fn on_volume<D: Database>(reports: &Place<D>) -> Result<String, String> {
+    reports.kubectl(&["exec", "reports-db-0", "-c", D::CONTAINER, "--", "sh", "-c", &format!("ls -A {0} {0}/..", D::DIRECTORY)])
+}
+
+async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again<D: Database>() {
+    let (sales, reports) = applications::<D>("takeover").await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}={}", reports.namespace)]).unwrap();
+    let writer = Writer::start::<D>(sales.service("orders-db").await).await;
+    let before = sales.snapshot("orders-db-0").await;
+    let workload = |snapshot: Vec<String>| snapshot[snapshot.len() - 2..].to_vec();
+    let target_before = workload(reports.snapshot("reports-db-0").await);
+    let plain = plain_restart(&reports).await;
+
+    let reader = Reader::start::<D>(reports.service("reports-db").await).await;
+    reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
+    reports.replicating("orders", 300).await;
+    wait("it serves the source's data", 60, async || reports.connect("reports-db-0").await?.count().await).await;
+    let away = reader.finish();
+    let status = reports.get("orders").await.unwrap().status.unwrap();
+    let disruption = status.disruption.clone().unwrap();
+    eprintln!("{}: a plain restart takes {plain:?}, the takeover {away:?}; status: {:?}", D::ENGINE, disruption.measured);
+    assert!(away <= plain + Duration::from_secs(5), "the target's clients were without it for {away:?}; a restart alone takes {plain:?}");
+    let measured: f32 = disruption.measured.as_ref().unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(measured > 0.0 && measured <= away.as_secs_f32() + 5.0, "{disruption:?}");
+    assert_eq!((status.replicas.len(), status.replicas[0].name.as_str()), (1, "reports-db"));
+
+    // It holds everything, takes no writes, and never does when it comes back.
+    let rows = sales.rows("orders-db-0").await;
+    let caught_up = async |rows: u64| {
+        let counted = async || match reports.connect("reports-db-0").await?.count().await? {
+            count if count >= rows => Ok(()),
+            count => Err(format!("{count} of {rows} rows")),
+        };
+        wait("the target has what the source has", 120, counted).await;
+    };
+    caught_up(rows).await;
+    reports.read_only("reports-db-0").await;
+    let old = reports.uid("reports-db-0").unwrap();
+    reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
+    wait("the target is back", 180, async || {
+        let uid = reports.uid("reports-db-0")?;
+        assert!(!reports.connect("reports-db-0").await?.takes_writes().await?, "a replica that takes writes");
+        if uid == old { Err("still the old pod".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    caught_up(sales.rows("orders-db-0").await).await;
+    // What it held before is off its volume once the copy is proven.
+    wait("what it held before is removed", 120, async || {
+        let cleared = reports.get("orders").await?.status.and_then(|status| status.target).is_some_and(|target| target.cleared);
+        let names = on_volume(&reports)?;
+        if cleared && !names.contains(".understudy-") { Ok(()) } else { Err(format!("cleared: {cleared}; {names}")) }
+    })
+    .await;
+    reports.replicating("orders", 60).await;
+    assert!(reports.names::<Secret>("app.kubernetes.io/managed-by=understudy").await.is_empty(), "the copy of the password is gone");
+    let text = serde_json::to_string(&reports.get("orders").await.unwrap()).unwrap();
+    assert!(!text.contains(PASSWORD), "{text}");
+    idle(&reports, 10).await;
+
+    // Back: it keeps what it has, and takes writes, also after a restart; on the source nothing is left.
+    let rows = sales.rows("orders-db-0").await;
+    caught_up(rows).await;
+    reports.edit("orders", json!({"enabled": false})).await;
+    reports.phase("orders", Phase::Standalone, 240).await;
+    assert_eq!(sales.snapshot("orders-db-0").await, before);
+    assert!(sales.traces("orders-db-0").await.is_empty());
+    for _ in 0..2 {
+        reports.source_ready("reports-db").await;
+        let mut client = reports.connect("reports-db-0").await.unwrap();
+        assert!(client.takes_writes().await.unwrap() && client.count().await.unwrap() >= rows);
+        plain_restart(&reports).await;
+    }
+    let mut client = reports.connect("reports-db-0").await.unwrap();
+    client.insert(u64::from(u32::MAX)).await.unwrap();
+    assert!(reports.traces("reports-db-0").await.is_empty(), "nothing of ours is left on the copy");
+    assert_eq!(workload(reports.snapshot("reports-db-0").await), target_before);
+    assert!(!on_volume(&reports).unwrap().contains("understudy"), "{}", on_volume(&reports).unwrap());
+    assert!(reports.names::<Job>("app.kubernetes.io/managed-by=understudy").await.is_empty());
+    let written = writer.finish();
+    written.undisturbed::<D>();
+    written.all_there(sales.rows("orders-db-0").await);
+    reports.delete("orders", 60).await;
+    reports.remove().await;
+    sales.remove().await;
+}
+
+/// The server of this container starts on its own data, and never on a copy.
+fn never_on_a_copy<D: Database>(stateful_set: &mut Value) {
+    let containers = stateful_set["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap();
+    let container = containers.iter_mut().find(|container| container["name"] == D::CONTAINER).unwrap();
+    let program = if D::NAME == "mysql" { "mysqld" } else { "postgres" };
+    let mut args = container["args"].as_array().cloned().unwrap_or_default();
+    if args.first().is_none_or(|first| first.as_str().unwrap().starts_with('-')) {
+        args.insert(0, json!(program));
+    }
+    let script = format!("[ ! -e {}/understudy.seed.json ] || {{ trap 'exit 1' TERM; sleep 3600 & wait; }}; exec docker-entrypoint.sh \"$@\"", D::DIRECTORY);
+    container["command"] = json!(["bash", "-c", script, "bash"]);
+    container["args"] = json!(args);
+}
+
+async fn a_server_that_does_not_start_on_the_copy_gets_its_own_data_back<D: Database>() {
+    let sales = Place::<D>::with_source(&format!("understudy-spoilt-sales-{}", D::NAME)).await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    let reports = Place::<D>::new(&format!("understudy-spoilt-{}", D::NAME)).await;
+    reports.source("reports-db", never_on_a_copy::<D>).await;
+    let mut client = sales.connect("orders-db-0").await.unwrap();
+    client.prepare().await.unwrap();
+    let (before, target_before) = (sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await);
+    reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
+    let old = reports.uid("reports-db-0").unwrap();
+    reports.replaced("reports-db-0", &old).await;
+    reports.reason("orders", "ReplicaStarting", 120).await;
+    assert!(!reports.get("orders").await.unwrap().status.unwrap().target.unwrap().cleared, "nothing is proven");
+    // Who gives up gets what was there before, although Kubernetes waits for a pod that never becomes ready.
+    reports.delete("orders", 240).await;
+    reports.source_ready("reports-db").await;
+    assert_eq!(reports.snapshot("reports-db-0").await, target_before);
+    assert_eq!(sales.snapshot("orders-db-0").await, before);
+    assert!(!on_volume(&reports).unwrap().contains("understudy"), "{}", on_volume(&reports).unwrap());
+    reports.remove().await;
+    sales.remove().await;
+}
