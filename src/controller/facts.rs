@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::subject::{Database, Subject, environment_of};
+pub use super::subject::{Database, Subject};
+pub use super::variables::{Login, ObjectKey, Password, Place, Sibling, Taken, Told, Variables};
 use crate::engine::{Engine, Finding, Lag, Position, ReplicaSummary};
 use crate::resources::{Shape, bytes_of, labels};
 
@@ -280,16 +281,19 @@ pub struct Facts<E: Engine> {
     pub claim: Option<(u64, Option<String>)>,
     /// The target, where the resource names one.
     pub target: Option<Box<TargetFacts<E>>>,
-    /// Data of the ConfigMaps that the resource or its record names; none where one does not exist.
-    pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    /// Data of the ConfigMaps that the resource or its record names; none where one does not exist or, in another namespace, does not allow that of the
+    /// resource.
+    pub config_maps: BTreeMap<ObjectKey, Option<BTreeMap<String, String>>>,
     /// Name of the user's own Service that reaches the source.
     pub service: Option<String>,
     /// The Secret with the key file exists.
     pub key: bool,
     /// Another resource that has the same source and came first.
     pub rival: Option<String>,
-    /// Variables that another resource which came first writes: ConfigMap, prefix, name of that resource.
-    pub taken: Vec<(String, String, String)>,
+    /// Variables that another resource which came first writes.
+    pub taken: Vec<Taken>,
+    /// What was observed of the variables between two applications.
+    pub variables: Variables,
     /// Bytes of the source's data: measured before the first change, and as recorded then afterwards. An error says why it could not be told.
     pub data_bytes: Result<u64, String>,
     /// Claims, with the size in bytes, that the cluster would not make larger.
