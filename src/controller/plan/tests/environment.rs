@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::world::{World, taken_by};
-use crate::api::{DatabaseReplication, DatabaseReplicationStatus, EngineKind};
+use crate::api::{DatabaseReplication, DatabaseReplicationStatus, EngineKind, Phase};
 use crate::controller::consent::{ALLOWED, NOT_ALLOWED, refusal_of_login};
 use crate::controller::facts::{Facts, Login, ObjectKey, Password, Sibling, Subject, Taken, TargetFacts, Variables};
 use crate::controller::plan::{Draft, Step, conditions, environment};
@@ -61,8 +61,9 @@ impl Applications {
             rival: None,
         };
         let shop = BTreeMap::from([("POSTGRESQL_ADDRESS".to_owned(), "by-hand".to_owned()), ("OTHER".to_owned(), "kept".to_owned())]);
-        let reports = BTreeMap::from([("POSTGRESQL_USERNAME".to_owned(), "reporter".to_owned())]);
-        let config_maps = BTreeMap::from([((Some("shop".to_owned()), "shop-env".to_owned()), Some(shop)), ((None, "reports-env".to_owned()), Some(reports))]);
+        let reports = [("POSTGRESQL_ADDRESS", "its-own"), ("POSTGRESQL_USERNAME", "reporter")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let config_maps =
+            BTreeMap::from([((Some("shop".to_owned()), "shop-env".to_owned()), Some(shop)), ((None, "reports-env".to_owned()), Some(BTreeMap::from(reports)))]);
         let login = Login { database: "shop".into(), username: "clerk".into(), password: Password::new(PASSWORD) };
         let secrets = BTreeMap::from([("reports-login".to_owned(), Some(BTreeMap::new()))]);
         let variables = Variables { login: Some(Ok(login)), secrets, siblings: vec![] };
@@ -138,6 +139,7 @@ fn proven() -> Vec<String> {
 
 #[test]
 fn both_applications_are_told_their_own_and_keep_what_they_need_when_it_ends() {
+    let before = BTreeMap::from([("POSTGRESQL_ADDRESS", "its-own"), ("POSTGRESQL_USERNAME", "reporter")]);
     let mut both = Applications::new(reports());
     let (reason, message) = both.settle(Some(&[]));
     assert_eq!(reason, "Updating", "{message}");
@@ -145,7 +147,7 @@ fn both_applications_are_told_their_own_and_keep_what_they_need_when_it_ends() {
     let shop =
         [("OTHER", "kept"), ("POSTGRESQL_ADDRESS", "orders-db.shop.svc"), ("POSTGRESQL_SLAVE_ADDRESSES_EXT", ""), ("POSTGRESQL_SLAVE_ADDRESSES_INT", "")];
     assert_eq!(both.shop(), BTreeMap::from(shop));
-    assert_eq!(both.reports(), BTreeMap::from([("POSTGRESQL_USERNAME", "reporter")]), "it still has its own database");
+    assert_eq!(both.reports(), before, "it still has its own database");
     assert_eq!(both.facts.variables.secrets["reports-login"], Some(BTreeMap::new()));
 
     let (reason, message) = both.settle(Some(&proven()));
@@ -174,7 +176,9 @@ fn both_applications_are_told_their_own_and_keep_what_they_need_when_it_ends() {
     assert!(both.look(None).1);
     let shop = [("OTHER", "kept"), ("POSTGRESQL_ADDRESS", "by-hand"), ("POSTGRESQL_SLAVE_ADDRESSES_EXT", ""), ("POSTGRESQL_SLAVE_ADDRESSES_INT", "")];
     assert_eq!(both.shop(), BTreeMap::from(shop));
-    assert_eq!(both.reports(), BTreeMap::from(reports), "its database is a copy, with the source's users");
+    let mut reports = BTreeMap::from(reports);
+    reports.insert("POSTGRESQL_ADDRESS", "its-own");
+    assert_eq!(both.reports(), reports, "its database is a copy, with the source's users");
     assert_eq!(both.facts.variables.secrets["reports-login"], Some(passwords));
 }
 
@@ -342,6 +346,7 @@ fn only_targets_of_the_same_source_share_variables() {
     assert_eq!(with(|status| status.replicas[0].diverged = Some("x".into())), (1, false, vec![]));
     assert_eq!(with(|status| status.replicas[0].role = Some("primary".into())), (1, false, vec![]));
     assert_eq!(with(|status| status.replicas[0].proven_at = None), (1, false, vec![]));
+    assert_eq!(with(|status| status.phase = Some(Phase::Disabling)), (1, false, vec![]));
     assert_eq!(with(|status| status.enablement = None), (0, false, vec![]));
     let theirs = vec!["archive/orders".to_owned()];
     assert_eq!(shared(&|other| other.spec.source.stateful_set_ref.name = "other-db".into()), (0, false, theirs.clone()));
@@ -392,7 +397,7 @@ fn secrets_and_maps_of_one_namespace_belong_to_who_came_first() {
     for part in ["variables POSTGRESQL_… of ConfigMap reports-env", "variables OLD_… of Secret reports-login", "DatabaseReplication older"] {
         assert!(message.contains(part), "{part:?} is missing in {message}");
     }
-    assert_eq!(both.reports(), BTreeMap::from([("POSTGRESQL_USERNAME", "reporter")]));
+    assert_eq!(both.reports(), BTreeMap::from([("POSTGRESQL_ADDRESS", "its-own"), ("POSTGRESQL_USERNAME", "reporter")]));
     let passwords = both.facts.variables.secrets["reports-login"].clone().unwrap();
     assert_eq!(passwords.keys().collect::<Vec<_>>(), ["POSTGRESQL_PASSWORD"]);
 }
