@@ -63,6 +63,7 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
         Step::Delete(Kind::Claim, name) => (false, "VolumeDeleted", format!("PersistentVolumeClaim {name} is being deleted")),
         Step::Keep(name) => (false, "VolumeKept", format!("PersistentVolumeClaim {name} is kept (deletionPolicy: Retain)")),
         Step::Publish { config_map, .. } => (false, "VariablesUpdated", format!("ConfigMap {config_map} holds the current variables")),
+        Step::PublishSecret { secret, .. } => (false, "VariablesUpdated", format!("Secret {secret} holds the current password")),
         Step::Release => (false, "Standalone", "The source is a stand-alone database".to_owned()),
         Step::Tell { warning, reason, note } => (*warning, reason, note.clone()),
     })

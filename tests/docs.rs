@@ -20,7 +20,8 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 35] = [
+const NO_REASONS: [&str; 37] = [
+    "Apply",
     "Complete",
     "ConfigMap",
     "ContainerCreating",
@@ -38,6 +39,7 @@ const NO_REASONS: [&str; 35] = [
     "NotReplicating",
     "OnRootMismatch",
     "Parallel",
+    "Password",
     "Pending",
     "PersistentVolumeClaim",
     "PodInitializing",

@@ -48,7 +48,13 @@ use super::DatabaseReplicationStatus;
     validation = Rule::new("has(self.target) || !has(self.source.statefulSetRef.namespace)")
         .message("`source.statefulSetRef.namespace` is only for `target`: copies that `replicas` makes are in the namespace of the source, and so is this resource"),
     validation = Rule::new("!has(self.target) || self.target.statefulSetRef.name != self.source.statefulSetRef.name || has(self.source.statefulSetRef.namespace)")
-        .message("source and target are the same StatefulSet")
+        .message("source and target are the same StatefulSet"),
+    validation = Rule::new("has(self.target) || !has(self.environment) || self.environment.secrets.size() == 0")
+        .message("`environment.secrets` is only for `target`: the application of a target is told the source's password; with `replicas` the application knows it already"),
+    validation = Rule::new("has(self.target) || !has(self.source.environment) && !has(self.source.application)")
+        .message("`source.environment` and `source.application` are only for `target`; with `replicas` there is one application, and its ConfigMaps belong into `environment.configMaps`"),
+    validation = Rule::new("self.engine in ['MySQL', 'PostgreSQL'] || !has(self.source.application) && (!has(self.environment) || self.environment.secrets.size() == 0)")
+        .message("`environment.secrets` and `source.application` are for MySQL and PostgreSQL: applications of other engines have no variables for database, user name and password")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseReplicationSpec {
@@ -71,7 +77,7 @@ pub struct DatabaseReplicationSpec {
     /// Where the full backup goes that is taken before anything else. It seeds the replicas and is kept.
     pub backup: Backup,
 
-    /// ConfigMaps that receive the replica variables, for example `POSTGRESQL_SLAVE_ADDRESSES_INT`.
+    /// ConfigMaps and Secrets that receive the variables, for example `POSTGRESQL_SLAVE_ADDRESSES_INT`: with `replicas` those of the one application, with `target` those of the target's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<Environment>,
 
@@ -140,6 +146,36 @@ pub struct Source {
     /// Whether the source may be restarted where its engine can't do without: for MongoDB once when it gets its first replicas, and once when the last are gone. `Never`: then nothing is done. Default: Allow.
     #[serde(default)]
     pub restart: Restart,
+
+    /// What the source's own application logs in with: its database, user name and password are given to the target's application, which reads the same data. Only with `target`, and for MySQL and PostgreSQL. Default: `database` and `credentials` of the source, which are the administrator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<Application>,
+
+    /// Which objects of the source's own application receive its variables: the addresses of the source and of everything that follows it. Only with `target`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<SourceEnvironment>,
+}
+
+/// What the source's own application logs in with.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Application {
+    /// Its database. Default: `source.database`, or the engine's maintenance database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub database: Option<String>,
+
+    /// Its user, from a Secret in the namespace of the source. Where that is another one, the Secret has to allow the namespace of the resource, as the administrator's has to.
+    pub credentials: Credentials,
+}
+
+/// Which objects of the source's own application receive variables.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceEnvironment {
+    /// ConfigMaps in the namespace of the source; they must exist, and where that is another namespace, allow that of the resource: annotation `understudy.dev/allowed-namespaces`. Only our own keys in them are touched.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub config_maps: Vec<EnvironmentObject>,
 }
 
 /// Whether the source may be restarted.
@@ -272,12 +308,17 @@ pub struct Environment {
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub config_maps: Vec<EnvironmentObject>,
+
+    /// Secrets that receive the password of the source's application, for example `POSTGRESQL_PASSWORD`; they must exist. Only our own keys in them are touched. Only with `target`, and for MySQL and PostgreSQL.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub secrets: Vec<EnvironmentObject>,
 }
 
 /// One object that receives the variables.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct EnvironmentObject {
-    /// Name of the object, in the namespace of the resource.
+    /// Name of the object, in the namespace of the resource; below `source`, in that of the source.
     #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN))]
     pub name: String,
 

@@ -235,6 +235,9 @@ pub struct ReplicaStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvironmentRecord {
+    /// Namespace of the ConfigMap, where it is not that of the resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Name of the ConfigMap.
     pub config_map: String,
     /// The key.

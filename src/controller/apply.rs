@@ -1,10 +1,10 @@
 //! Executes steps. Each is idempotent; the first that fails ends the execution.
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{ByteString, NamespaceResourceScope};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -14,9 +14,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::consent::allows;
 use super::context::Context;
 use super::digest;
-use super::facts::{APPLIED, Subject};
+use super::facts::{APPLIED, Password, Subject};
 use super::observe::Sessions;
 use super::plan::{Kind, Object, Step};
 use crate::api::{DatabaseReplication, DatabaseReplicationStatus, FIELD_MANAGER, FINALIZER};
@@ -177,7 +178,8 @@ impl Applier<'_> {
             Step::Keep(name) => self.keep(name).await.map_err(failed)?,
             Step::Grow { claim, size } => self.grow(claim, size).await.map_err(failed)?,
             Step::Serve { pod, serving } => self.serve(pod, *serving).await.map_err(failed)?,
-            Step::Publish { config_map, data } => self.publish(config_map, data).await.map_err(failed)?,
+            Step::Publish { namespace, config_map, data } => self.publish(namespace.as_deref(), config_map, data).await.map_err(failed)?,
+            Step::PublishSecret { secret, data } => self.publish_secret(secret, data).await.map_err(failed)?,
             Step::Tell { .. } => {}
         }
         Ok(None)
@@ -305,18 +307,35 @@ impl Applier<'_> {
         }
     }
 
-    async fn publish(&self, name: &str, data: &BTreeMap<String, String>) -> Result<(), kube::Error> {
+    async fn publish(&self, namespace: Option<&str>, name: &str, data: &BTreeMap<String, String>) -> Result<(), kube::Error> {
+        let names = &self.subject.names;
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), namespace.unwrap_or(&names.namespace));
         // Named by its uid the patch changes that very object: server-side apply would create one that has been deleted meanwhile.
-        let Some(existing) = self.api::<ConfigMap>().get_opt(name).await? else { return Ok(()) };
+        let Some(existing) = config_maps.get_opt(name).await? else { return Ok(()) };
+        // Its owner may have taken the consent back since it was read.
+        if namespace.is_some() && !allows(existing.annotations(), &names.namespace) {
+            self.read_anew();
+            return Ok(());
+        }
         let patch = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "uid": existing.uid()}, "data": data});
-        let params = PatchParams::apply(&self.subject.names.manager()).force();
-        let written = self.api::<ConfigMap>().patch(name, &params, &Patch::Apply(&patch)).await?;
+        let params = PatchParams::apply(&names.manager_in(namespace)).force();
+        let written = config_maps.patch(name, &params, &Patch::Apply(&patch)).await?;
         self.context.remember(&self.subject.owner.uid, |memory| {
             if let Some((_, read)) = &mut memory.read {
-                read.config_map_written(name, written.data.unwrap_or_default());
+                read.config_map_written(namespace, name, written.data.unwrap_or_default());
             }
         });
         Ok(())
+    }
+
+    /// As [`Applier::publish`].
+    async fn publish_secret(&self, name: &str, data: &BTreeMap<String, Password>) -> Result<(), kube::Error> {
+        self.read_anew();
+        let Some(existing) = self.api::<Secret>().get_opt(name).await? else { return Ok(()) };
+        let data: BTreeMap<&String, ByteString> = data.iter().map(|(key, value)| (key, ByteString(value.secret().as_bytes().to_vec()))).collect();
+        let patch = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "uid": existing.uid()}, "data": data});
+        let params = PatchParams::apply(&self.subject.names.manager()).force();
+        self.api::<Secret>().patch(name, &params, &Patch::Apply(&patch)).await.map(drop)
     }
 }
 

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
-use super::facts::{Own, Subject, environment_of};
+use super::facts::{Own, Sibling, Subject, Taken};
+use super::variables;
 use crate::api::{Change, DatabaseReplication, Phase};
 use crate::engine::Position;
 use crate::events::Events;
@@ -163,17 +164,24 @@ impl Context {
 
     /// Resources in the same namespace that came first: what they and this one both want is theirs.
     fn predecessors(&self, resource: &DatabaseReplication) -> Vec<Arc<DatabaseReplication>> {
+        let mut first = self.first(resource);
+        first.retain(|other| other.namespace() == resource.namespace());
+        first
+    }
+
+    /// Resources of all namespaces that came first.
+    fn first(&self, resource: &DatabaseReplication) -> Vec<Arc<DatabaseReplication>> {
         let reference = ObjectRef::from_obj(resource);
-        let age = |object: &DatabaseReplication| (object.creation_timestamp().map(|time| time.0), object.name_any());
+        let age = |object: &DatabaseReplication| (object.creation_timestamp().map(|time| time.0), object.name_any(), object.namespace());
         let recorded = |object: &DatabaseReplication| object.status.as_ref().is_some_and(|status| status.enablement.is_some());
         let mut others = self.stores.replications.state();
         others.retain(|other| {
             let wants = other.spec.enabled && !other.spec.dry_run || recorded(other);
             // Who already holds it keeps it; between two that do not, the older one gets it.
             let first = recorded(other) && !recorded(resource) || recorded(other) == recorded(resource) && age(other) < age(resource);
-            ObjectRef::from_obj(&**other) != reference && other.namespace() == resource.namespace() && wants && first
+            ObjectRef::from_obj(&**other) != reference && wants && first
         });
-        others.sort_by_key(|other| other.name_any());
+        others.sort_by_key(|other| (other.name_any(), other.namespace()));
         others
     }
 
@@ -214,19 +222,16 @@ impl Context {
         self.predecessors(resource).iter().find(has).map(|other| other.name_any())
     }
 
-    /// Variables of this resource that one which came first writes: ConfigMap, prefix, name of that resource.
+    /// Variables of this resource that one which came first writes.
     #[must_use]
-    pub fn taken(&self, subject: &Subject) -> Vec<(String, String, String)> {
-        if subject.environment.is_empty() {
-            return Vec::new();
-        }
-        let mut taken = Vec::new();
-        for other in self.predecessors(&subject.resource) {
-            let theirs = environment_of(&other);
-            let both = subject.environment.iter().filter(|(object, prefix)| theirs.iter().any(|(their, theirs)| their.name == object.name && theirs == prefix));
-            taken.extend(both.map(|(object, prefix)| (object.name.clone(), prefix.clone(), other.name_any())));
-        }
-        taken
+    pub fn taken(&self, subject: &Subject) -> Vec<Taken> {
+        if subject.places.is_empty() { Vec::new() } else { variables::taken(&subject.resource, &self.first(&subject.resource)) }
+    }
+
+    /// Resources with which this one shares ConfigMaps of the source's application.
+    #[must_use]
+    pub fn siblings(&self, subject: &Subject) -> Vec<Sibling> {
+        if subject.target.is_none() { Vec::new() } else { variables::siblings(&subject.resource, &self.stores.replications.state()) }
     }
 }
 

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::subject::{Database, Subject, environment_of};
+pub use super::subject::{Database, Subject};
+pub use super::variables::{Login, ObjectKey, Password, Place, Sibling, Taken, Told, Variables};
 use crate::api::Change;
 use crate::engine::{Engine, Finding, Identity, Lag, Position, ReplicaSummary};
 use crate::resources::{Data, Shape, bytes_of, data_of, labels, template_of};
@@ -299,8 +300,9 @@ pub struct Facts<E: Engine> {
     pub claim: Option<(u64, Option<String>)>,
     /// The target, where the resource names one.
     pub target: Option<Box<TargetFacts<E>>>,
-    /// Data of the ConfigMaps that the resource or its record names; none where one does not exist.
-    pub config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    /// Data of the ConfigMaps that the resource or its record names; none where one does not exist or, in another namespace, does not allow that of the
+    /// resource.
+    pub config_maps: BTreeMap<ObjectKey, Option<BTreeMap<String, String>>>,
     /// Name of the user's own Service that reaches the source.
     pub service: Option<String>,
     /// The Secret with the key file exists.
@@ -311,8 +313,10 @@ pub struct Facts<E: Engine> {
     pub rival: Option<String>,
     /// What resources that have the same source, and keep it, have on record of it.
     pub neighbours: Vec<Change>,
-    /// Variables that another resource which came first writes: ConfigMap, prefix, name of that resource.
-    pub taken: Vec<(String, String, String)>,
+    /// Variables that another resource which came first writes.
+    pub taken: Vec<Taken>,
+    /// What was observed of the variables between two applications.
+    pub variables: Variables,
     /// Bytes of the source's data: measured before the first change, and as recorded then afterwards. An error says why it could not be told.
     pub data_bytes: Result<u64, String>,
     /// Claims, with the size in bytes, that the cluster would not make larger.

@@ -8,6 +8,7 @@ mod observe;
 pub mod plan;
 mod run;
 mod subject;
+mod variables;
 
 pub use context::{Context, Stores};
 pub use run::{RunError, run};

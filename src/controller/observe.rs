@@ -11,9 +11,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::consent::{allows, refusal};
+use super::consent::{NOT_ALLOWED, allows, refusal, refusal_of_login};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
-use super::facts::{Administrator, Database, Facts, Own, Server, SourceWorkload, Subject, TargetFacts};
+use super::facts::{Administrator, Database, Facts, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, TargetFacts, Told, Variables};
+use super::variables::{may_be_named, may_be_said, passwords_of};
 use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError};
 use crate::resources::{Data, Shape, bytes_of, data_of, inspect, key_of, labels, template_of};
 
@@ -22,7 +23,11 @@ use crate::resources::{Data, Shape, bytes_of, data_of, inspect, key_of, labels, 
 pub struct Read {
     source: ReadDatabase,
     target: Option<ReadDatabase>,
-    config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    config_maps: ConfigMaps,
+    /// Annotations of ConfigMaps in the source's namespace, which say who may write there.
+    agreed: BTreeMap<String, BTreeMap<String, String>>,
+    login: Option<Result<Login, Finding>>,
+    secrets: BTreeMap<String, Option<BTreeMap<String, Password>>>,
     /// Volumes of claims that were found, by namespace and name.
     claims: BTreeMap<(String, String), Volume>,
     key: Option<Key>,
@@ -43,8 +48,18 @@ struct ReadDatabase {
 
 impl Read {
     /// What a ConfigMap holds since it was written.
-    pub fn config_map_written(&mut self, name: &str, data: BTreeMap<String, String>) {
-        self.config_maps.insert(name.to_owned(), Some(data));
+    pub fn config_map_written(&mut self, namespace: Option<&str>, name: &str, data: BTreeMap<String, String>) {
+        self.config_maps.insert((namespace.map(str::to_owned), name.to_owned()), Some(data));
+    }
+
+    /// Who else writes where this resource does.
+    fn others(&self, context: &Context, subject: &Subject) -> (Vec<Taken>, Variables) {
+        let found = |object: &ObjectKey| matches!(self.config_maps.get(object), Some(Some(_)));
+        let mut taken = context.taken(subject);
+        taken.retain(|taken| may_be_said(taken, found));
+        let mut siblings = context.siblings(subject);
+        siblings.retain(|sibling| found(&sibling.object) && may_be_named(sibling, subject.source_database().namespace, &self.agreed));
+        (taken, Variables { login: self.login.clone(), secrets: self.secrets.clone(), siblings })
     }
 }
 
@@ -108,6 +123,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);
     let claim = claim_of(context, source, shape.as_ref(), &mut read.claims).await?;
+    let (taken, variables) = read.others(context, subject);
     let facts = Facts {
         now,
         source: read.source.workload.clone(),
@@ -122,7 +138,8 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         credentials: read.credentials,
         rival: context.rival(&subject.resource),
         neighbours: context.neighbours(&subject.resource),
-        taken: context.taken(subject),
+        taken,
+        variables,
         data_bytes,
         not_grown: memory.not_grown,
         own,
@@ -295,17 +312,15 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
         Some(database) => Some(read_database::<E>(context, subject, database).await?),
         None => None,
     };
-    let mut names: BTreeSet<String> = subject.environment.iter().map(|(object, _)| object.name.clone()).collect();
-    names.extend(subject.resource.status.iter().flat_map(|status| &status.environment).map(|record| record.config_map.clone()));
-    let mut config_maps = BTreeMap::new();
-    for name in names {
-        let config_map: Option<ConfigMap> = get(context, namespace, &name).await?;
-        config_maps.insert(name, config_map.map(|object| object.data.unwrap_or_default()));
-    }
+    let (config_maps, agreed) = read_config_maps(context, subject).await?;
+    let login = read_login::<E>(context, subject, &source).await?;
     Ok(Read {
         source,
         target,
         config_maps,
+        agreed,
+        secrets: if login.is_some() { read_secrets(context, subject).await? } else { BTreeMap::new() },
+        login,
         claims: BTreeMap::new(),
         credentials: match subject.source_database() {
             source if source.namespace == namespace || !subject.recorded() => false,
@@ -317,6 +332,68 @@ async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result
             _ => get::<Secret>(context, namespace, &subject.names.key()).await?.as_ref().map(key_of),
         },
     })
+}
+
+/// Data of ConfigMaps, by object.
+type ConfigMaps = BTreeMap<ObjectKey, Option<BTreeMap<String, String>>>;
+
+/// Reads the ConfigMaps that the resource or its record names; also who may write in those of the source's namespace.
+async fn read_config_maps(context: &Context, subject: &Subject) -> Result<(ConfigMaps, BTreeMap<String, BTreeMap<String, String>>), kube::Error> {
+    let own = &subject.names.namespace;
+    let mut objects: BTreeSet<ObjectKey> = subject.places.iter().filter(|place| place.told != Told::Password).map(|place| place.object.clone()).collect();
+    objects.extend(subject.resource.status.iter().flat_map(|status| &status.environment).map(|record| (record.namespace.clone(), record.config_map.clone())));
+    let (mut config_maps, mut agreed) = (BTreeMap::new(), BTreeMap::new());
+    for object in objects {
+        let namespace = object.0.as_ref().unwrap_or(own);
+        let mut found: Option<ConfigMap> = get(context, namespace, &object.1).await?;
+        if let Some(found) = found.as_mut().filter(|_| namespace == subject.source_database().namespace) {
+            agreed.insert(object.1.clone(), std::mem::take(found.annotations_mut()));
+        }
+        if object.0.is_some() && !agreed.get(&object.1).is_some_and(|said| allows(said, own)) {
+            found = None;
+        }
+        config_maps.insert(object, found.map(|found| found.data.unwrap_or_default()));
+    }
+    Ok((config_maps, agreed))
+}
+
+/// What the source's application logs in with, where an application of a target is to be told.
+async fn read_login<E: Engine>(context: &Context, subject: &Subject, source: &ReadDatabase) -> Result<Option<Result<Login, Finding>>, kube::Error> {
+    let told = subject.places.iter().any(|place| place.told != Told::Source);
+    if !E::LOGIN_VARIABLES || subject.target.is_none() || !told || subject.disabling() {
+        return Ok(None);
+    }
+    let (own, database) = (&subject.names.namespace, subject.source_database());
+    let application = subject.resource.spec.source.application.as_ref();
+    let found = match application {
+        // Of a source whose owner has not agreed nothing is read.
+        Some(application) if !matches!(&source.administrator, Err(finding) if finding.reason == NOT_ALLOWED) => {
+            let name = &application.credentials.secret_ref.name;
+            let secret: Option<Secret> = get(context, database.namespace, name).await?;
+            if database.namespace != own && !secret.as_ref().is_some_and(|secret| allows(secret.annotations(), own)) {
+                Err(refusal_of_login(name, database.namespace, own))
+            } else {
+                administrator::<E>(Database { field: "source.application", credentials: &application.credentials, ..database }, secret)
+            }
+        }
+        _ => source.administrator.clone(),
+    };
+    let name = application.and_then(|application| application.database.as_deref()).unwrap_or(database.database);
+    Ok(Some(found.map(|found| Login { database: name.to_owned(), username: found.username, password: Password::new(found.password) })))
+}
+
+/// Reads of the Secrets that receive the password what is ours in them, or is to be.
+async fn read_secrets(context: &Context, subject: &Subject) -> Result<BTreeMap<String, Option<BTreeMap<String, Password>>>, kube::Error> {
+    let (names, places) = (&subject.names, &subject.places);
+    let mut secrets = BTreeMap::new();
+    for place in places.iter().filter(|place| place.told == Told::Password) {
+        let name = &place.object.1;
+        if !secrets.contains_key(name) {
+            let secret: Option<Secret> = get(context, &names.namespace, name).await?;
+            secrets.insert(name.clone(), secret.map(|secret| passwords_of(&secret, &names.manager(), places)));
+        }
+    }
+    Ok(secrets)
 }
 
 /// Reads the objects of one database: nothing of one in another namespace before its owner has agreed.
@@ -361,7 +438,7 @@ fn administrator<E: Engine>(database: Database<'_>, secret: Option<Secret>) -> R
         return Err(Finding::new(
             "SecretNotFound",
             format!("there is no Secret {name} in namespace {namespace}"),
-            format!("create it with the administrator's password, or correct {field}.credentials.secretRef"),
+            format!("create it with user name and password, or correct {field}.credentials.secretRef"),
         ));
     };
     let data = secret.data.unwrap_or_default();

@@ -5,6 +5,7 @@ use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
+use super::variables::{Place, places_of};
 use crate::api::{Credentials, DatabaseReplication, EnvironmentObject, Phase, TargetStatus};
 use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::Names;
@@ -26,6 +27,8 @@ pub struct Subject {
     pub target: Option<(u16, String)>,
     /// ConfigMaps and the prefix in each.
     pub environment: Vec<(EnvironmentObject, String)>,
+    /// Every object that receives variables.
+    pub places: Vec<Place>,
 }
 
 impl Subject {
@@ -40,6 +43,7 @@ impl Subject {
         };
         let names = Names { namespace: resource.namespace()?, name: resource.name_any(), identity };
         let environment = environment_of(&resource);
+        let places = places_of(&resource);
         let usual = |port: Option<u16>, database: &Option<String>| (port.unwrap_or(E::PORT), database.clone().unwrap_or_else(|| E::DATABASE.to_owned()));
         let (port, database) = usual(resource.spec.source.port, &resource.spec.source.database);
         Some(Self {
@@ -50,6 +54,7 @@ impl Subject {
             names,
             owner,
             environment,
+            places,
         })
     }
 
@@ -166,8 +171,7 @@ impl Database<'_> {
 }
 
 /// ConfigMaps that a resource names, and the prefix of the variables in each.
-#[must_use]
-pub fn environment_of(resource: &DatabaseReplication) -> Vec<(EnvironmentObject, String)> {
+fn environment_of(resource: &DatabaseReplication) -> Vec<(EnvironmentObject, String)> {
     let usual = with_engine!(resource.spec.engine, E => E::PREFIX);
     let configured = resource.spec.environment.clone().unwrap_or_default().config_maps;
     configured.into_iter().map(|object| (object.clone(), object.prefix.unwrap_or_else(|| usual.to_owned()))).collect()

@@ -270,6 +270,8 @@ pub trait Engine: Send + Sync + 'static {
     const ADMINISTRATOR: &'static str;
     /// Default prefix of the variables.
     const PREFIX: &'static str;
+    /// Applications are told their database, user name and password by variables of their own.
+    const LOGIN_VARIABLES: bool;
     /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
     const RESTORE_NEEDS_DATABASE: bool;
 

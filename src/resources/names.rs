@@ -44,6 +44,15 @@ impl Names {
         format!("{}/{}", crate::api::FIELD_MANAGER, self.name)
     }
 
+    /// Field manager for fields of ours in `namespace`: in another one than the resource's there may be those of a resource of the same name.
+    #[must_use]
+    pub fn manager_in(&self, namespace: Option<&str>) -> String {
+        match namespace {
+            Some(_) => format!("{}/{}/{}", crate::api::FIELD_MANAGER, self.namespace, self.name),
+            None => self.manager(),
+        }
+    }
+
     /// Service that reaches the source's pod.
     #[must_use]
     pub fn primary(&self) -> String {

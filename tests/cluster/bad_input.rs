@@ -68,6 +68,25 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
     refused("itself", &rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!("orders-db")), &["the same StatefulSet"]);
     refused("no credentials", &rehearsed(&|spec| drop(spec["target"].as_object_mut().unwrap().remove("credentials"))), &["spec.target.credentials"]);
     refused("elsewhere", &with(&|r| r["spec"]["source"]["statefulSetRef"]["namespace"] = json!("other")), &["is only for `target`"]);
+    let named = json!({"configMaps": [{"name": "shop-env"}]});
+    let login = json!({"credentials": {"secretRef": {"name": "clerk"}}});
+    let secrets = json!({"secrets": [{"name": "reports-login"}]});
+    refused("a password for who knows it", &with(&|r| r["spec"]["environment"] = secrets.clone()), &["`environment.secrets` is only for `target`"]);
+    for (field, value) in [("environment", &named), ("application", &login)] {
+        let of_source = with(&|r| r["spec"]["source"][field] = value.clone());
+        refused(field, &of_source, &["`source.environment` and `source.application` are only for `target`"]);
+    }
+    let redis = |change: &dyn Fn(&mut Value)| {
+        rehearsed(&|spec| {
+            spec["engine"] = json!("Redis");
+            change(spec);
+        })
+    };
+    const LOGIN: &str = "are for MySQL and PostgreSQL";
+    refused("a password of Redis", &redis(&|spec| spec["environment"] = secrets.clone()), &[LOGIN]);
+    refused("a login of Redis", &redis(&|spec| spec["source"]["application"] = login.clone()), &[LOGIN]);
+    let nameless = rehearsed(&|spec| spec["source"]["application"] = json!({"database": "shop"}));
+    refused("an application without a login", &nameless, &["spec.source.application.credentials"]);
     // Names lead to the object that they name, and nowhere else.
     for name in ["../../namespaces/other/secrets/x", "a/b", "a%2fb", "a?x=1", "a#b", "A", "a..b", ".", ""] {
         let secret = |spec: &mut Value| spec["source"]["credentials"]["secretRef"]["name"] = json!(name);
@@ -76,7 +95,24 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
         refused(name, &rehearsed(&|spec| spec["source"]["statefulSetRef"]["namespace"] = json!(name)), &["spec.source.statefulSetRef.namespace"]);
         refused(name, &rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!(name)), &["spec.target.statefulSetRef.name"]);
         refused(name, &rehearsed(&|spec| spec["environment"]["configMaps"][0]["name"] = json!(name)), &["spec.environment.configMaps[0].name"]);
+        let secrets = |spec: &mut Value| spec["environment"]["secrets"] = json!([{"name": name}]);
+        refused(name, &rehearsed(&secrets), &["spec.environment.secrets[0].name"]);
+        let of_source = |spec: &mut Value| spec["source"]["environment"] = json!({"configMaps": [{"name": name}]});
+        refused(name, &rehearsed(&of_source), &["spec.source.environment.configMaps[0].name"]);
     }
+    // Redis has these variables; what is only for others may stand there empty.
+    let good = redis(&|spec| {
+        spec["source"]["environment"] = named.clone();
+        spec["environment"]["secrets"] = json!([]);
+    });
+    shop.apply(&good).unwrap();
+    shop.kubectl(&["delete", "dbrep", "rehearsed"]).unwrap();
+    let whole = rehearsed(&|spec| {
+        spec["source"]["environment"] = named.clone();
+        spec["source"]["application"] = login.clone();
+        spec["environment"] = secrets.clone();
+    });
+    shop.apply(&whole).unwrap();
     shop.apply(&rehearsed(&|_| {})).unwrap();
     let other = rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!("other-db"));
     refused("another target", &other, &["target.statefulSetRef cannot be changed"]);

@@ -62,7 +62,7 @@ async fn the_operator_has_the_permissions_it_uses_and_no_others() {
     let mut granted = granted(&[cluster.rules.unwrap_or_default(), own.rules.unwrap_or_default()].concat());
     assert!(granted.iter().all(|(g, r, v)| g != "*" && r != "*" && v != "*" && r != "pods/exec"), "{granted:?}");
     let secrets: Vec<_> = granted.iter().filter(|(_, resource, _)| resource == "secrets").map(|(_, _, verb)| verb.as_str()).collect();
-    assert_eq!(secrets, ["create", "delete", "get"], "none is seen but by its name");
+    assert_eq!(secrets, ["create", "delete", "get", "patch"], "none is seen but by its name");
 
     let mut used = BTreeSet::new();
     for line in audit_lines(0).filter(|line| line["user"]["username"] == OPERATOR && line["objectRef"]["resource"].is_string()) {

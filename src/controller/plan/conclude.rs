@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::backup::BackupState;
 use super::enable::{Enabling, patience};
+use super::environment::FOR_THE_USER;
 use super::replica::State;
 use super::{Draft, Plan, again, conditions};
 use crate::api::Phase;
@@ -44,10 +45,9 @@ impl<E: Engine> Enabling<'_, E> {
             (_, None) if !current => {
                 let condition = draft.status.conditions.iter().find(|condition| condition.type_ == conditions::ENVIRONMENT_CURRENT).cloned();
                 let message = condition.as_ref().map(|c| c.message.clone()).unwrap_or_default();
-                match condition.as_ref().map(|condition| condition.reason.as_str()) {
-                    Some("ConfigMapNotFound") => (Phase::Degraded, "ConfigMapNotFound", message, again::BLOCKED),
-                    Some("VariablesTaken") => (Phase::Degraded, "VariablesTaken", message, again::BLOCKED),
-                    _ => (Phase::CatchingUp, "UpdatingVariables", message, again::SOON),
+                match FOR_THE_USER.into_iter().find(|reason| condition.as_ref().is_some_and(|condition| condition.reason == *reason)) {
+                    Some(reason) => (Phase::Degraded, reason, message, again::BLOCKED),
+                    None => (Phase::CatchingUp, "UpdatingVariables", message, again::SOON),
                 }
             }
             // Not taken back once it was said.
@@ -70,7 +70,7 @@ impl<E: Engine> Enabling<'_, E> {
             draft.status.phase = Some(Phase::Degraded);
             return draft.finish(again::BLOCKED);
         }
-        draft.ready(holds, matches!(reason, "ConfigMapNotFound" | "VariablesTaken" | "BackupGone"), reason, message.clone());
+        draft.ready(holds, reason == "BackupGone" || FOR_THE_USER.contains(&reason), reason, message.clone());
         if waiting.is_none() {
             draft.set(conditions::REPLICAS_IN_SYNC, true, "InSync", format!("{in_step} of {}", self.count));
         } else {

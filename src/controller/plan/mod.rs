@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::facts::{Facts, Subject};
+use super::facts::{Facts, Password, Subject};
 use crate::api::DatabaseReplicationStatus;
 use crate::engine::Engine;
 
@@ -123,10 +123,19 @@ pub enum Step<S> {
     },
     /// Write variables into a ConfigMap.
     Publish {
+        /// Its namespace, where that is not the resource's: then it has to allow the resource's at this moment, too.
+        namespace: Option<String>,
         /// Name of the ConfigMap.
         config_map: String,
         /// Our keys and their values.
         data: BTreeMap<String, String>,
+    },
+    /// Write passwords into a Secret of the user's, in the resource's namespace.
+    PublishSecret {
+        /// Name of the Secret.
+        secret: String,
+        /// Our keys and their values, which are never printed.
+        data: BTreeMap<String, Password>,
     },
     /// Nothing to execute: an event that tells what was found.
     Tell {
@@ -175,8 +184,12 @@ impl<S: fmt::Display> fmt::Display for Step<S> {
             Self::Grow { claim, size } => write!(f, "grow PersistentVolumeClaim {claim} to {}", size.0),
             Self::Serve { pod, serving: true } => write!(f, "let clients read from Pod {pod}"),
             Self::Serve { pod, serving: false } => write!(f, "send no more clients to Pod {pod}"),
-            Self::Publish { config_map, data } => {
-                write!(f, "write {} to ConfigMap {config_map}", data.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+            Self::Publish { namespace, config_map, data } => {
+                write!(f, "write {} to ConfigMap {config_map}", data.keys().map(String::as_str).collect::<Vec<_>>().join(", "))?;
+                namespace.iter().try_for_each(|namespace| write!(f, " in namespace {namespace}"))
+            }
+            Self::PublishSecret { secret, data } => {
+                write!(f, "write {} to Secret {secret}", data.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
             }
             Self::Tell { reason, .. } => write!(f, "tell {reason}"),
         }

@@ -1,6 +1,6 @@
 //! What keeps the replication from being set up: everything at once, before anything is changed.
 
-use super::{Facts, Subject, target};
+use super::{Facts, Subject, environment, target};
 use crate::controller::consent::NOT_ALLOWED;
 use crate::controller::facts::{Administrator, Database, Server, SourceWorkload};
 use crate::engine::{Engine, Finding, LastSave, WantedSource};
@@ -131,7 +131,7 @@ fn shape<E: Engine>(shape: Option<&Result<Shape, Finding>>) -> Vec<Finding> {
     }
 }
 
-/// Findings that matter before the first change: what the server says of itself, room for the copies, ConfigMaps.
+/// Findings that matter before the first change: what the server says of itself, room for the copies, objects for the variables.
 #[must_use]
 pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSource) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -147,15 +147,7 @@ pub fn first<E: Engine>(subject: &Subject, facts: &Facts<E>, wanted: &WantedSour
         found.extend(target::preflight(subject, facts, server, target));
     }
     found.extend(super::source::preflight::<E>(subject));
-    found.extend(subject.environment.iter().filter(|(object, _)| matches!(facts.config_maps.get(&object.name), Some(None))).map(|(object, _)| {
-        Finding::new(
-            "ConfigMapNotFound",
-            format!("there is no ConfigMap {} in namespace {}", object.name, subject.names.namespace),
-            format!("kubectl create configmap {} -n {}, or correct environment.configMaps", object.name, subject.names.namespace),
-        )
-    }));
-    // Who has the source has its variables too: that is said already.
-    found.extend(facts.taken.iter().filter(|(.., other)| facts.rival.as_ref() != Some(other)).map(taken));
+    found.extend(environment::missing(subject, facts));
     found
 }
 
@@ -183,16 +175,6 @@ fn stopped_too_soon<E: Engine>(server: &E::SourceFacts, shape: &Shape) -> Option
         )
         .lasting()
     })
-}
-
-/// Another resource writes the same keys of the same ConfigMap, and came first.
-#[must_use]
-pub fn taken((config_map, prefix, other): &(String, String, String)) -> Finding {
-    Finding::new(
-        "VariablesTaken",
-        format!("DatabaseReplication {other} came first and already writes the variables {prefix}_… of ConfigMap {config_map}"),
-        "give one of the two another prefix in environment.configMaps, or another ConfigMap",
-    )
 }
 
 /// Backup volume and replica volume must hold twice the data: the backup volume so that a new backup fits beside the old one, the replica's so that it

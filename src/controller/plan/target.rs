@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Facts, Subject};
+use super::{Facts, Subject, environment};
 use crate::api::ExistingData;
 use crate::controller::facts::{Database, JobState, Server, TargetFacts};
 use crate::engine::{Engine, Finding};
@@ -208,11 +208,6 @@ pub fn announce<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<String> {
     would.push(format!("restore the source's backup beside the data of StatefulSet {name}, on its own volume, while it serves"));
     would.push(format!("restart pod {} once: its data and the copy change places, and it starts as a read-only replica", database.pod()));
     would.push("once it has shown what was written to the source afterwards, remove the data that it held before from its volume".to_owned());
-    would.extend(
-        subject
-            .environment
-            .iter()
-            .map(|(object, prefix)| format!("write {prefix}_ADDRESS, {prefix}_DATABASE and {prefix}_USERNAME to ConfigMap {}", object.name)),
-    );
+    would.extend(environment::announce::<E>(subject));
     would
 }

@@ -114,6 +114,7 @@ impl Engine for MongoDb {
     const DATABASE: &'static str = "admin";
     const ADMINISTRATOR: &'static str = "root";
     const PREFIX: &'static str = "MONGODB";
+    const LOGIN_VARIABLES: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -106,6 +106,7 @@ impl Engine for MySql {
     const DATABASE: &'static str = "mysql";
     const ADMINISTRATOR: &'static str = "root";
     const PREFIX: &'static str = "MYSQL";
+    const LOGIN_VARIABLES: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = true;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -121,6 +121,7 @@ impl Engine for PostgreSql {
     const DATABASE: &'static str = "postgres";
     const ADMINISTRATOR: &'static str = "postgres";
     const PREFIX: &'static str = "POSTGRESQL";
+    const LOGIN_VARIABLES: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -84,6 +84,7 @@ impl Engine for Redis {
     const DATABASE: &'static str = "";
     const ADMINISTRATOR: &'static str = "default";
     const PREFIX: &'static str = "REDIS";
+    const LOGIN_VARIABLES: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -8,7 +8,7 @@ use super::super::replica::{State, withholds_access};
 use super::super::{Plan, conditions, plan};
 use super::world::World;
 use crate::api::{EngineKind, Phase};
-use crate::controller::facts::{Facts, Server, Subject};
+use crate::controller::facts::{Facts, Server, Subject, Variables};
 use crate::engine::redis::{Persistence, Redis, SourceFacts, Step, UserFacts};
 use crate::engine::{Position, ReplicaSummary};
 
@@ -82,6 +82,7 @@ impl Cache {
             rival: None,
             neighbours: vec![],
             taken: vec![],
+            variables: Variables::default(),
             data_bytes,
             not_grown: BTreeMap::new(),
             own,

@@ -1,5 +1,6 @@
 //! The plan against a model of the world.
 
+mod environment;
 mod lost;
 mod progress;
 mod restart;
@@ -19,7 +20,7 @@ use crate::api::Phase;
 use crate::controller::facts::{JobState, Own, Server};
 use crate::engine::postgresql::{PostgreSql, SourceFacts};
 use crate::engine::{Engine, Finding, Position, ReplicaSummary};
-use world::{GIB, World, source_stateful_set, streaming, world_with_replica};
+use world::{GIB, World, source_stateful_set, streaming, taken_by, world_with_replica};
 
 #[test]
 fn a_source_gets_its_replica_and_loses_it_again() {
@@ -250,7 +251,7 @@ fn a_rival_and_a_missing_secret_block() {
     let world = World::new(1);
     let mut facts = world.facts();
     facts.rival = Some("older".into());
-    facts.taken = vec![("shop-env".into(), "POSTGRESQL".into(), "older".into())];
+    facts.taken = vec![taken_by("older")];
     facts.administrator = Err(Finding::new("SecretNotFound", "x", "y"));
     facts.server = Server::NotAsked;
     facts.shape = None;

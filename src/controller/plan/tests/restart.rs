@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::world::GIB;
 use crate::api::{DatabaseReplication, FINALIZER, Phase, Restart};
-use crate::controller::facts::{Administrator, Applied, Facts, JobState, Own, PodFacts, Server, SourceWorkload, Subject};
+use crate::controller::facts::{Administrator, Applied, Facts, JobState, Own, PodFacts, Server, SourceWorkload, Subject, Variables};
 use crate::controller::plan::{Kind, Object, Plan, Step, conditions, merge, plan};
 use crate::engine::mongodb::{Member, MongoDb, SourceFacts, Standing, Step as SourceStep};
 use crate::engine::{Engine, Position, ReplicaSummary};
@@ -110,13 +110,14 @@ impl Set {
             source: Some(SourceWorkload { stateful_set, pod: Some(pod) }),
             target: None,
             claim: Some((20 * GIB, None)),
-            config_maps: BTreeMap::from([("shop-env".to_owned(), Some(self.variables.clone()))]),
+            config_maps: BTreeMap::from([((None, "shop-env".to_owned()), Some(self.variables.clone()))]),
             service: Some("orders-db".into()),
             key: self.key,
             credentials: false,
             rival: None,
             neighbours: vec![],
             taken: vec![],
+            variables: Variables::default(),
             data_bytes: Ok(GIB),
             not_grown: BTreeMap::new(),
             own: self.own.clone(),
@@ -207,7 +208,7 @@ impl Set {
                 self.stateful_set.metadata.managed_fields.iter_mut().for_each(|entries| entries.retain(|entry| entry.manager != manager));
             }
             Step::Recreate { .. } | Step::Promote => panic!("there is no target"),
-            Step::Grow { .. } | Step::Tell { .. } => {}
+            Step::Grow { .. } | Step::PublishSecret { .. } | Step::Tell { .. } => {}
         }
     }
 

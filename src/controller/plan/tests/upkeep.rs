@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{conditions, plan};
-use super::world::{GIB, World, streaming, world_with_replica};
+use super::world::{GIB, World, streaming, taken_by, world_with_replica};
 use crate::api::Phase;
 use crate::controller::facts::{JobState, Own};
 use crate::engine::postgresql::PostgreSql;
@@ -150,7 +150,7 @@ fn a_job_that_fails_again_and_again_waits_longer_and_not_once_the_resource_was_c
 #[test]
 fn variables_that_another_resource_writes_are_a_finding_and_are_never_written() {
     let mut world = World::new(1);
-    world.taken = vec![("shop-env".into(), "POSTGRESQL".into(), "older".into())];
+    world.taken = vec![taken_by("older")];
     let plan = world.plan();
     assert!(plan.steps.is_empty());
     world.write_status(&plan);
@@ -159,7 +159,7 @@ fn variables_that_another_resource_writes_are_a_finding_and_are_never_written() 
     world.settle(&[]);
     world.assert_replicating(1);
     // Taken later, by one that came first: what it writes is left to it.
-    world.taken = vec![("shop-env".into(), "POSTGRESQL".into(), "older".into())];
+    world.taken = vec![taken_by("older")];
     world.config_maps.get_mut("shop-env").unwrap().insert("POSTGRESQL_SLAVE_ADDRESSES_INT".into(), "theirs".into());
     world.settle(&[]);
     assert_eq!(world.condition(conditions::READY).1, "VariablesTaken");

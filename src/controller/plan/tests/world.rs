@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{DatabaseReplication, FINALIZER, Phase};
-use crate::controller::facts::{Administrator, Applied, Facts, JobState, Own, PodFacts, Server, SourceWorkload, Subject};
+use crate::controller::facts::{Administrator, Applied, Facts, JobState, Own, PodFacts, Server, SourceWorkload, Subject, Taken, Variables};
 use crate::controller::plan::{Kind, Object, Plan, Step, conditions, merge, plan};
 use crate::engine::postgresql::{PostgreSql, SlotFacts, SourceFacts, Step as SourceStep};
 use crate::engine::{Position, ReplicaSummary};
@@ -44,7 +44,7 @@ pub struct World {
     /// Pods that clients may read from.
     pub serving: BTreeSet<String>,
     /// Variables that another resource writes.
-    pub taken: Vec<(String, String, String)>,
+    pub taken: Vec<Taken>,
     /// Steps that wait to be made: a larger volume.
     pub grown: Vec<String>,
 }
@@ -150,13 +150,14 @@ impl World {
             source,
             target: None,
             claim: Some((20 * GIB, None)),
-            config_maps: BTreeMap::from([("shop-env".to_owned(), self.config_maps.get("shop-env").cloned())]),
+            config_maps: BTreeMap::from([((None, "shop-env".to_owned()), self.config_maps.get("shop-env").cloned())]),
             service: Some("orders-db".into()),
             key: false,
             credentials: false,
             rival: None,
             neighbours: vec![],
             taken: self.taken.clone(),
+            variables: Variables::default(),
             data_bytes: self.data_bytes.clone(),
             not_grown: BTreeMap::new(),
             own: self.own.clone(),
@@ -243,7 +244,8 @@ impl World {
                     self.serving.remove(pod)
                 };
             }
-            Step::Publish { config_map, data } => self.config_maps.get_mut(config_map).unwrap().extend(data.clone()),
+            Step::PublishSecret { .. } => panic!("there is one application, which knows its password"),
+            Step::Publish { config_map, data, .. } => self.config_maps.get_mut(config_map).unwrap().extend(data.clone()),
             Step::Tell { .. } => {}
         }
     }
@@ -436,4 +438,9 @@ pub fn streaming() -> ReplicaSummary {
         received: Position::Bytes(900),
         ..ReplicaSummary::default()
     }
+}
+
+/// The variables of the world's ConfigMap are those of another resource.
+pub fn taken_by(other: &str) -> Taken {
+    Taken { kind: "ConfigMap", object: (None, "shop-env".into()), prefix: "POSTGRESQL".into(), by: Some(other.into()) }
 }
