@@ -114,8 +114,8 @@ impl Set {
         let mark = self.source.session().await.write_mark().await.unwrap();
         assert!(MongoDb::summary(&self.source.facts().await).position.reaches(&mark));
         for member in &self.members {
-            let state = member.state_once("the mark arrives", |state| state.applied.reaches(&mark)).await;
-            assert!(state.read_only && state.streaming && state.received.reaches(&mark) && state.trouble.is_none(), "{state:?}");
+            let state = member.state_once("the mark arrives", |state| state.streaming && state.applied.reaches(&mark)).await;
+            assert!(state.read_only && state.received.reaches(&mark) && state.trouble.is_none(), "{state:?}");
         }
     }
 

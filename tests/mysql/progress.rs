@@ -3,14 +3,15 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use understudy::engine::mysql::{MySql, MySqlSession};
 use understudy::engine::{Endpoint, Engine, Progress, Session};
 
 use super::support::{PATIENCE, Server, identity, inside};
 
 const MIB: u64 = 1 << 20;
-/// Without it the recipient has a clone of this size in less than a second.
-const SLOW: &str = "SET GLOBAL clone_max_data_bandwidth = 8";
+/// Without it the recipient has a clone of this size in less than a second, and nobody sees its middle.
+const SLOW: &str = "SET GLOBAL clone_max_data_bandwidth = 4";
 
 /// A server that clones another one, slowly.
 fn clone(source: &Server, recipient: &Server, password: &str) -> Child {
@@ -22,6 +23,10 @@ fn clone(source: &Server, recipient: &Server, password: &str) -> Child {
         inside(&recipient.root.path().join("clone")).display()
     );
     recipient.client(&sql).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn send(server: &Server, signal: Signal) {
+    kill_process(Pid::from_child(server.child.as_ref().unwrap()), signal).unwrap();
 }
 
 async fn progress(source: &Server) -> Option<Progress> {
@@ -51,6 +56,8 @@ async fn a_source_tells_how_far_its_clone_is_with_its_settings_as_they_are() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // Here it stands still, however long it takes to look at it.
+    send(&recipient, Signal::STOP);
     assert!(last < total * 3 / 2, "{last} of {total} bytes");
 
     // Who may see connections but not what they have sent, or not even these, is told nothing, and that is no error.
@@ -67,6 +74,7 @@ async fn a_source_tells_how_far_its_clone_is_with_its_settings_as_they_are() {
     let mut session = MySqlSession::connect(&endpoint).await.unwrap();
     assert!(session.observe_source(Some(&identity())).await.unwrap().clone_sent > Some(0), "and with the privilege it is");
 
+    send(&recipient, Signal::CONT);
     recipient.sql("SET GLOBAL clone_max_data_bandwidth = 0");
     let ended = cloning.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));

@@ -82,8 +82,12 @@ async fn facts_are_those_of_the_server() {
         ("host", "all".into(), "all".into(), "scram-sha-256")
     );
     assert!(facts.oldest_wal <= facts.position && bytes(&facts.oldest_wal) + (8 << 20) > bytes(&facts.position), "{facts:?}");
-    let position = PostgreSql::parse_position(&server.sql("SELECT pg_current_wal_insert_lsn()")).unwrap();
-    assert_eq!(facts.position, position);
+    // Once in a while a server writes something by itself, between two looks.
+    let same = async || {
+        let facts = server.facts().await;
+        (facts.position == PostgreSql::parse_position(&server.sql("SELECT pg_current_wal_insert_lsn()")).unwrap()).then_some(())
+    };
+    until(same, || "another position".to_owned()).await;
     assert!(!server.log().contains("ERROR"), "looking leaves no errors in the server's log: {}", server.log());
 }
 
@@ -91,12 +95,19 @@ async fn facts_are_those_of_the_server() {
 async fn an_idle_source_is_only_read() {
     let server = Server::new(HBA, &["log_statement=all"]).await;
     server.enable(&wanted(&[1])).await;
-    let (log, position) = (server.log().len(), server.sql("SELECT pg_current_wal_insert_lsn()"));
+    let log = server.log().len();
     server.facts().await;
     let statements = server.log().split_off(log);
     assert!(!statements.contains("PROGRAM"), "nothing is run on the source's machine: {statements}");
-    assert!(statements.matches("LOG:  statement:").count() <= 4, "few round trips: {statements}");
-    assert_eq!(server.sql("SELECT pg_current_wal_insert_lsn()"), position);
+    assert!(statements.matches("LOG:  statement:").count() <= 3, "few round trips: {statements}");
+    // What it writes by itself once in a while may fall between two looks, but not every time.
+    let position = || server.sql("SELECT pg_current_wal_insert_lsn()");
+    let unchanged = async || {
+        let before = position();
+        server.facts().await;
+        (position() == before).then_some(())
+    };
+    until(unchanged, || "every look writes to the log".to_owned()).await;
 }
 
 #[tokio::test]

@@ -95,13 +95,19 @@ async fn a_backup_that_is_told_to_end_ends_its_tool() {
     let source = Server::new(HBA, &[]).await;
     source.enable(&wanted(&[1])).await;
     let shop = Server::workshop();
-    let password = shop.path("backup/replication-password-k3x9q2ab");
+    // The tool waits for a checkpoint, and this one does not come to its end.
+    let checkpointer = source.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").parse().ok().and_then(Pid::from_raw).unwrap();
+    kill_process(checkpointer, Signal::STOP).unwrap();
     let mut agent = shop.backup(&source, "k3x9q2ab-1").spawn().unwrap();
-    until(async || password.exists().then_some(()), || shop.message()).await;
+    let runs = async || (source.sql("SELECT phase FROM pg_stat_progress_basebackup") == "waiting for checkpoint to finish").then_some(());
+    until(runs, || shop.message()).await;
     kill_process(Pid::from_child(&agent), Signal::TERM).unwrap();
     assert!(!agent.wait().unwrap().success());
     assert!(shop.message().contains("SIGTERM"), "{}", shop.message());
     assert!(!shop.path("backup/k3x9q2ab-1").exists());
+    kill_process(checkpointer, Signal::CONT).unwrap();
+    let ended = async || (source.sql("SELECT count(*) FROM pg_stat_replication") == "0").then_some(());
+    until(ended, || source.log()).await;
     succeed(shop.backup(&source, "k3x9q2ab-1"));
     assert!(shop.path("backup/k3x9q2ab-1/manifest.json").exists(), "and the next attempt starts over");
 }
