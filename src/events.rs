@@ -50,6 +50,7 @@ fn of_step<S: Display>(step: &Step<S>) -> Option<Told> {
         Step::Change { side: "target", .. } | Step::PutBack { side: "target", .. } => (false, "TargetRestarted", step.to_string()),
         Step::Change { .. } | Step::PutBack { .. } => (false, "SourceRestarted", step.to_string()),
         Step::Recreate { .. } => (true, "TargetRecreated", step.to_string()),
+        Step::Target(step) => (false, "TargetChanged", format!("On the target: {step}")),
         Step::Promote => (false, "TargetPromoted", "The target becomes a stand-alone server that takes writes, with the data that it has".to_owned()),
         Step::Apply(Object::Claim(_) | Object::Service(_))
         | Step::Mark(_)

@@ -172,6 +172,7 @@ impl Applier<'_> {
             }
             Step::CreateSecret(secret) => self.create_secret(secret).await.map_err(failed)?,
             Step::Change { stateful_set, patch, .. } | Step::PutBack { stateful_set, patch, .. } => self.change(stateful_set, patch).await.map_err(failed)?,
+            Step::Target(inner) => target.as_mut().ok_or_else(gone).map_err(database)?.execute(inner).await.map_err(database)?,
             Step::Promote => target.as_mut().ok_or_else(gone).map_err(database)?.promote().await.map_err(database)?,
             Step::Recreate { pod, uid } => self.recreate(pod, uid).await.map_err(failed)?,
             Step::Disown(stateful_set) => self.disown(stateful_set).await.map_err(failed)?,

@@ -267,6 +267,8 @@ pub struct TargetFacts<E: Engine> {
     pub rival: Option<String>,
     /// Name of the user's own Service that reaches it.
     pub service: Option<String>,
+    /// Its server, once it takes writes with the copy: what was changed on the source was copied with it.
+    pub promoted: Option<E::SourceFacts>,
 }
 
 impl<E: Engine> TargetFacts<E> {

@@ -105,10 +105,11 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let mut replicas = BTreeMap::new();
     let source = subject.source_database();
     let joined = joined::<E>(subject, &read).await;
-    let target_session = joined.and_then(|(summary, session)| {
+    let (mut target_session, mut promoted) = (None, None);
+    if let Some((summary, session)) = joined {
         replicas.insert(1, summary);
-        session
-    });
+        (promoted, target_session) = session.unzip();
+    }
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
         if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.source.administrator) {
             let replica = match E::Session::connect_replica(&endpoint(source, administrator, ip), read.key.as_ref()).await {
@@ -118,7 +119,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
             replicas.insert(number, replica.map_or_else(of_error, Server::Up));
         }
     }
-    let target = observe_target::<E>(context, subject, &mut read).await?;
+    let target = observe_target::<E>(context, subject, &mut read, promoted.flatten()).await?;
     let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity)).await;
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);
@@ -153,8 +154,11 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     Ok(Observed { facts, sessions: Sessions { source: session, target: target_session } })
 }
 
+/// A target as a replica, with its session, and what it says as a server of its own where it is one already.
+type Joined<E> = (Server<ReplicaSummary>, Option<(Option<<E as Engine>::SourceFacts>, <E as Engine>::Session)>);
+
 /// Asks the target as the replica that it is: it knows the source's users.
-async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<(Server<ReplicaSummary>, Option<E::Session>)> {
+async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<Joined<E>> {
     let (database, target) = (subject.target_database()?, read.target.as_ref()?);
     let workload = target.workload.as_ref().filter(|_| subject.recorded())?;
     let pod = workload.pod.as_ref()?;
@@ -167,7 +171,10 @@ async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<(Server<Rep
     let as_replica = Database { port: database.port, ..subject.source_database() };
     let asked = async {
         let mut session = E::Session::connect_replica(&endpoint(as_replica, administrator, ip), read.key.as_ref()).await?;
-        Ok((session.observe_replica().await?, session))
+        let summary = session.observe_replica().await?;
+        let promoted = subject.disabling() && !summary.read_only;
+        let promoted = if promoted { Some(session.observe_source(Some(&subject.names.identity)).await?) } else { None };
+        Ok((summary, (promoted, session)))
     };
     Some(match asked.await {
         Ok((summary, session)) => (Server::Up(summary), Some(session)),
@@ -263,7 +270,12 @@ fn shape_of<E: Engine>(database: Database<'_>, read: &ReadDatabase, server: &Ser
 }
 
 /// Reads the target, where there is one.
-async fn observe_target<E: Engine>(context: &Context, subject: &Subject, read: &mut Read) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
+async fn observe_target<E: Engine>(
+    context: &Context,
+    subject: &Subject,
+    read: &mut Read,
+    promoted: Option<E::SourceFacts>,
+) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
     let (Some(database), Some(found)) = (subject.target_database(), read.target.clone()) else { return Ok(None) };
     let recorded = subject.target_status();
     // Once its template asks for the copy, it is asked as a replica.
@@ -286,6 +298,7 @@ async fn observe_target<E: Engine>(context: &Context, subject: &Subject, read: &
         volume_bytes: claim.map(|(bytes, _)| bytes),
         rival: context.target_rival(&subject.resource),
         service: found.service,
+        promoted,
     })))
 }
 

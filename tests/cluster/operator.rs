@@ -3,11 +3,13 @@
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
+use serde_json::json;
 use std::collections::BTreeSet;
 use understudy::api::Phase;
 
-use crate::databases::{MongoDb, for_every_engine};
-use crate::support::{Database, PASSWORD, Place, Shop, audit_lines, audit_mark, replication, replication_of, run};
+use crate::databases::{MongoDb, PostgreSql, for_every_engine};
+use crate::support::{ALLOWED, Database, PASSWORD, Place, Shop, applications, audit_lines, audit_mark, replication, replication_between, replication_of, run};
+use crate::takeover::never_proven;
 
 const OPERATOR: &str = "system:serviceaccount:understudy-system:understudy";
 
@@ -33,7 +35,20 @@ async fn use_everything(shop: &Shop) {
         set.delete("orders", 180).await;
         set.remove().await;
     };
-    tokio::join!(with_key, enable_twice(shop));
+    tokio::join!(with_key, enable_twice(shop), target_with_login(), never_proven::<PostgreSql>("rbac-spoilt"));
+}
+
+/// A target whose application gets the password.
+async fn target_with_login() {
+    let (sales, reports) = applications::<PostgreSql>("rbac-login").await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    reports.secret("reports-login", json!({}));
+    let told = |spec: &mut serde_json::Value| spec["environment"] = json!({"secrets": [{"name": "reports-login"}]});
+    reports.apply(&replication_between::<PostgreSql>(&sales.namespace, told)).unwrap();
+    reports.replicating("orders", 240).await;
+    reports.delete("orders", 240).await;
+    reports.remove().await;
+    sales.remove().await;
 }
 
 async fn enable_twice(shop: &Shop) {

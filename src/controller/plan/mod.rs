@@ -105,6 +105,8 @@ pub enum Step<S> {
     },
     /// Make the target a stand-alone server that takes writes.
     Promote,
+    /// A step on the target's server, which then is nobody's replica.
+    Target(S),
     /// Keep a volume: it no longer counts as ours.
     Keep(String),
     /// Ask for a larger volume. Where the cluster can't, it is said, and no other step waits for it.
@@ -179,6 +181,7 @@ impl<S: fmt::Display> fmt::Display for Step<S> {
             Self::PutBack { stateful_set, side, .. } => write!(f, "put StatefulSet {stateful_set} back as it was: the {side} restarts"),
             Self::Disown(stateful_set) => write!(f, "give up the ownership of fields of StatefulSet {stateful_set}"),
             Self::Recreate { pod, .. } => write!(f, "delete Pod {pod}, which does not become ready, so that it is made anew"),
+            Self::Target(step) => write!(f, "target: {step}"),
             Self::Promote => write!(f, "make the target a stand-alone server that takes writes"),
             Self::Keep(name) => write!(f, "keep PersistentVolumeClaim {name}"),
             Self::Grow { claim, size } => write!(f, "grow PersistentVolumeClaim {claim} to {}", size.0),

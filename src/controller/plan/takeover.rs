@@ -261,7 +261,18 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
             if !done(subject, &facts.own, facts.now, draft, build_release_job(&request)) {
                 return waits("is about to become a stand-alone server");
             }
+            // Again, until nothing else is left to do: it may have been cut off.
             draft.steps.push(Step::Promote);
+            let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
+            // What was changed on the source came with the copy.
+            let Some(left) = target.promoted.as_ref().map(|server| E::plan_disable(server, &names.identity, changes)) else {
+                return waits("becomes a stand-alone server");
+            };
+            let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
+            if !left.is_empty() && !(facts.failure.is_some() && waited.is_some_and(|waited| waited >= again::ABANDON * 3)) {
+                draft.steps.extend(left.into_iter().map(Step::Target));
+                return waits("is a stand-alone server, and loses what came with the copy");
+            }
             let nothing_left = put_back.is_none();
             draft.steps.extend(put_back);
             if nothing_left {

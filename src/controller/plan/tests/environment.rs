@@ -60,6 +60,7 @@ impl Applications {
             data: Ok((0, vec![])),
             rival: None,
             service: Some("reports-db".into()),
+            promoted: None,
         };
         let shop = BTreeMap::from([("POSTGRESQL_ADDRESS".to_owned(), "by-hand".to_owned()), ("OTHER".to_owned(), "kept".to_owned())]);
         let reports = [("POSTGRESQL_ADDRESS", "its-own"), ("POSTGRESQL_USERNAME", "reporter")].map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -207,7 +207,7 @@ impl Set {
                 let manager = Some(self.subject().names.manager());
                 self.stateful_set.metadata.managed_fields.iter_mut().for_each(|entries| entries.retain(|entry| entry.manager != manager));
             }
-            Step::Recreate { .. } | Step::Promote => panic!("there is no target"),
+            Step::Recreate { .. } | Step::Promote | Step::Target(_) => panic!("there is no target"),
             Step::Grow { .. } | Step::PublishSecret { .. } | Step::Tell { .. } => {}
         }
     }

@@ -30,6 +30,8 @@ struct Target {
     released: bool,
     /// The copy was promoted.
     promoted: bool,
+    /// What its server has on it then.
+    server: SourceFacts,
     /// What it holds of its own.
     held: Vec<String>,
     /// Its server answers.
@@ -80,6 +82,7 @@ impl Pair {
             previous: false,
             released: false,
             promoted: false,
+            server: SourceFacts::default(),
             held: vec![],
             up: true,
             spoilt: false,
@@ -161,6 +164,7 @@ impl Pair {
             data: Ok((1, self.target.held.clone())),
             rival: None,
             service: Some("reports".into()),
+            promoted: self.target.promoted.then(|| self.target.server.clone()),
         };
         let as_replica = match self.runs() {
             Some(data) => data == Data::Staged,
@@ -204,7 +208,17 @@ impl Pair {
             }
             Step::Promote => {
                 assert!(self.proven() && self.target.copy && self.target.up && self.target.released, "only what was proven is promoted");
+                if !self.target.promoted {
+                    // The copy has what was changed on the source before it was taken, but for the slots.
+                    self.target.server = SourceFacts { slots: vec![], ..self.world.source.clone() };
+                }
                 self.target.promoted = true;
+            }
+            Step::Target(step) => {
+                assert!(self.target.promoted, "a replica is not written to");
+                let mut copy = World { source: self.target.server.clone(), own: Default::default(), ..self.world.clone() };
+                copy.execute_source(step);
+                self.target.server = copy.source;
             }
             Step::CreateSecret(_) => self.target.secret = true,
             Step::Delete(Kind::Secret, _) => self.target.secret = false,
@@ -287,6 +301,8 @@ impl Pair {
         assert!(!self.target.staged && !self.target.previous && !self.target.secret && self.runs().is_none() && self.ready());
         let source = SourceFacts { position: start.world.source.position.clone(), ..self.world.source.clone() };
         assert_eq!(source, start.world.source);
+        let copied = SourceFacts { position: start.world.source.position.clone(), ..self.target.server.clone() };
+        assert!(!self.target.promoted || copied == start.world.source, "{copied:?}");
         assert!(self.world.own.jobs.is_empty() && self.world.own.claims.is_empty() && self.world.own.services.is_empty(), "{:?}", self.world.own);
     }
 }

@@ -39,6 +39,7 @@ fn facts(world: &World) -> Facts<PostgreSql> {
         data: Ok((GIB, vec![])),
         rival: None,
         service: Some("reports-db".into()),
+        promoted: None,
     };
     Facts { target: Some(Box::new(target)), ..world.facts() }
 }

@@ -225,7 +225,8 @@ impl World {
             | Step::PutBack { .. }
             | Step::Disown(_)
             | Step::Recreate { .. }
-            | Step::Promote => panic!("this engine's source is left as it is, and there is no target"),
+            | Step::Promote
+            | Step::Target(_) => panic!("this engine's source is left as it is, and there is no target"),
             Step::Delete(Kind::Job, name) => drop(self.own.jobs.remove(name)),
             Step::Delete(Kind::StatefulSet, name) => drop(self.own.stateful_sets.remove(name)),
             Step::Keep(name) => {
