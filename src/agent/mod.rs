@@ -1,9 +1,11 @@
-//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, discard, measure.
+//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, keep, give-back, discard, measure.
 //!
 //! Each ends with one line in the termination message: what was done, or one sentence that says why not.
 
 mod backup;
+pub mod checksums;
 mod files;
+mod kept;
 mod measure;
 mod seed;
 pub mod swap;
@@ -25,8 +27,9 @@ use std::time::Duration;
 use crate::api::EngineKind;
 use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::format_bytes;
+use kept::GiveBack;
 use measure::Measure;
-use swap::{Discard, Keystones, Swap};
+use swap::{Discard, Keep, Keystones, Swap};
 
 /// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
 const BACKUP_BEGINS: Duration = Duration::from_mins(2);
@@ -89,6 +92,10 @@ pub enum Command {
     Guard(Guard),
     /// Bring a staged restore, or the previous data, into a target's data directory.
     Swap(Swap),
+    /// Back up what a target held before, and verify it, so that it may be deleted.
+    Keep(Keep),
+    /// Put such a backup into an empty data directory: a stand-alone database again.
+    GiveBack(GiveBack),
     /// Delete what a swap has left beside a target's data directory.
     Discard(Discard),
     /// Say how much room there is on a volume, and how much of it a data directory takes.
@@ -275,6 +282,8 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Backup(Backup { common, .. })
         | Command::Restore(Restore { common, .. })
         | Command::Guard(Guard { common, .. })
+        | Command::Keep(Keep { common, .. })
+        | Command::GiveBack(GiveBack { common, .. })
         | Command::Swap(Swap { common, .. }) => Some(common.termination_message.clone()),
         Command::Discard(Discard { termination_message, .. }) | Command::Measure(Measure { termination_message, .. }) => Some(termination_message.clone()),
     };
@@ -316,6 +325,8 @@ async fn dispatch(command: Command) -> Result<String, AgentError> {
             with_engine!(request.common.engine, E => E::guard(&request.data_directory)).map(|()| String::new())
         }
         Command::Swap(request) => blocking(move || with_engine!(request.common.engine, E => swap::swap::<E>(&request))).await.map(|()| String::new()),
+        Command::Keep(request) => blocking(move || with_engine!(request.common.engine, E => swap::keep::<E>(&request))).await,
+        Command::GiveBack(request) => blocking(move || with_engine!(request.common.engine, E => kept::give_back::<E>(&request))).await,
         Command::Discard(request) => blocking(move || swap::discard(&request)).await.map(|()| String::new()),
         Command::Measure(request) => blocking(move || measure::measure(&request)).await,
     }

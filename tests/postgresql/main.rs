@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod keep;
 mod source;
 mod standby;
 mod swap;
