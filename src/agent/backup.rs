@@ -141,7 +141,7 @@ pub fn checksum(bytes: &[u8]) -> String {
 }
 
 /// Bytes of all files below a directory.
-fn bytes_below(directory: &Path) -> Result<u64, AgentError> {
+pub(super) fn bytes_below(directory: &Path) -> Result<u64, AgentError> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).map_err(AgentError::file("reading", directory))? {
         let entry = entry.map_err(AgentError::file("reading", directory))?;

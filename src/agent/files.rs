@@ -1,10 +1,10 @@
 //! Files: copied fast, written so that they outlive a crash.
 
 use rustix::fs::{statvfs, syncfs};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
+use std::path::Path;
 use std::sync::Mutex;
 
 use super::AgentError;
@@ -75,11 +75,20 @@ pub fn write_durably(path: &Path, mode: u32, content: &[u8]) -> Result<(), Agent
     path.parent().map_or(Ok(()), sync_directory)
 }
 
-/// Copies a directory's content with modes into an existing directory, on two threads; only files and directories are taken. Gives the bytes copied.
+/// What of a directory is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Files and directories; anything else is refused.
+    Plain,
+    /// Links, too, as what they are, and owners as far as this user may set them. Sockets and pipes hold nothing, and are left out.
+    Whole,
+}
+
+/// Copies a directory's content with modes into an existing directory, on two threads. Gives the bytes copied.
 ///
 /// # Errors
-/// [`AgentError::Refused`] for anything that is neither file nor directory.
-pub fn copy_tree(from: &Path, to: &Path) -> Result<u64, AgentError> {
+/// [`AgentError::Refused`] for anything that is not to be copied.
+pub fn copy_tree(from: &Path, to: &Path, extent: Extent) -> Result<u64, AgentError> {
     let mut files = Vec::new();
     let mut directories = vec![(from.to_owned(), to.to_owned())];
     while let Some((source, target)) = directories.pop() {
@@ -89,24 +98,34 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<u64, AgentError> {
             let metadata = entry.metadata().map_err(AgentError::file("reading", &path))?;
             if metadata.is_dir() {
                 fs::create_dir(&copy).map_err(AgentError::file("making", &copy))?;
+                give(&copy, &metadata, extent);
                 fs::set_permissions(&copy, metadata.permissions()).map_err(AgentError::file("setting the mode of", &copy))?;
                 directories.push((path, copy));
             } else if metadata.is_file() {
-                files.push((path, copy, metadata.len()));
-            } else {
+                files.push((path, copy, metadata));
+            } else if extent == Extent::Plain {
                 return Err(AgentError::Refused(format!("{} is neither file nor directory: links in a backup are not followed", path.display())));
+            } else if metadata.is_symlink() {
+                let linked = fs::read_link(&path).and_then(|target| symlink(target, &copy));
+                linked.map_err(AgentError::file("copying to", &copy))?;
+                give(&copy, &metadata, extent);
+            } else if metadata.file_type().is_socket() || metadata.file_type().is_fifo() {
+                tracing::info!(path = %path.display(), "holds nothing and is left out");
+            } else {
+                return Err(AgentError::Refused(format!("{} is a device, and can't be copied", path.display())));
             }
         }
     }
-    files.sort_by_key(|(_, _, bytes)| *bytes);
-    let queue: Mutex<Vec<(PathBuf, PathBuf, u64)>> = Mutex::new(files);
+    files.sort_by_key(|(_, _, metadata)| metadata.len());
+    let queue = Mutex::new(files);
     let work = || -> Result<u64, AgentError> {
         let mut copied = 0;
         loop {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-            let Some((path, copy, _)) = next else { return Ok(copied) };
+            let Some((path, copy, metadata)) = next else { return Ok(copied) };
             // copy_file_range: inside the kernel, and shared blocks where the file system can.
             copied += fs::copy(&path, &copy).map_err(AgentError::file("copying to", &copy))?;
+            give(&copy, &metadata, extent);
         }
     };
     std::thread::scope(|scope| {
@@ -115,4 +134,13 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<u64, AgentError> {
         let theirs = second.join().map_err(|_| AgentError::Refused("copying was interrupted".to_owned()))??;
         Ok(mine + theirs)
     })
+}
+
+/// Gives a copy the owner of what it was copied from, where this user may.
+fn give(copy: &Path, original: &Metadata, extent: Extent) {
+    if extent == Extent::Whole
+        && let Err(error) = lchown(copy, Some(original.uid()), Some(original.gid()))
+    {
+        tracing::debug!(%error, path = %copy.display(), "belongs to who has copied it");
+    }
 }

@@ -1,9 +1,11 @@
-//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, release, discard, measure.
+//! What runs inside Jobs and in the pods of replicas and targets: install, backup, restore, guard, swap, keep, give-back, release, discard, measure.
 //!
 //! Each ends with one line in the termination message: what was done, or one sentence that says why not.
 
 mod backup;
+pub mod checksums;
 mod files;
+mod kept;
 mod measure;
 mod release;
 mod seed;
@@ -26,9 +28,10 @@ use std::time::Duration;
 use crate::api::EngineKind;
 use crate::engine::{Engine, Identity, with_engine};
 use crate::resources::format_bytes;
+use kept::GiveBack;
 use measure::Measure;
 use release::{Release, release};
-use swap::{Discard, Keystones, Swap};
+use swap::{Discard, Keep, Keystones, Swap};
 
 /// How long a restore waits for a backup of which nothing is to be seen: its pod may still have to pull its image.
 const BACKUP_BEGINS: Duration = Duration::from_mins(2);
@@ -105,6 +108,10 @@ pub enum Command {
     Guard(Guard),
     /// Bring a staged restore, or the previous data, into a target's data directory.
     Swap(Swap),
+    /// Back up what a target held before, and verify it, so that it may be deleted.
+    Keep(Keep),
+    /// Put such a backup into an empty data directory: a stand-alone database again.
+    GiveBack(GiveBack),
     /// Have a target's data be its own from now on.
     Release(Release),
     /// Delete what a swap has left beside a target's data directory, and of a released one what is ours in it.
@@ -293,6 +300,8 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Backup(Backup { common, .. })
         | Command::Restore(Restore { common, .. })
         | Command::Guard(Guard { common, .. })
+        | Command::Keep(Keep { common, .. })
+        | Command::GiveBack(GiveBack { common, .. })
         | Command::Swap(Swap { common, .. })
         | Command::Release(Release { common, .. }) => Some(common.termination_message.clone()),
         Command::Discard(Discard { termination_message, .. }) | Command::Measure(Measure { termination_message, .. }) => Some(termination_message.clone()),
@@ -335,6 +344,8 @@ async fn dispatch(command: Command) -> Result<String, AgentError> {
             with_engine!(request.common.engine, E => E::guard(&request.data_directory, false)).map(|()| String::new())
         }
         Command::Swap(request) => blocking(move || with_engine!(request.common.engine, E => swap::swap::<E>(&request))).await.map(|()| String::new()),
+        Command::Keep(request) => blocking(move || with_engine!(request.common.engine, E => swap::keep::<E>(&request))).await,
+        Command::GiveBack(request) => blocking(move || with_engine!(request.common.engine, E => kept::give_back::<E>(&request))).await,
         Command::Release(request) => blocking(move || with_engine!(request.common.engine, E => release::<E>(&request))).await.map(|()| String::new()),
         Command::Discard(request) => blocking(move || discard(&request)).await.map(|()| String::new()),
         Command::Measure(request) => blocking(move || measure::measure(&request)).await,

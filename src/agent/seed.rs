@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::files::{copy_tree, remove, sync_directory, sync_file_system, write_durably};
+use super::files::{Extent, copy_tree, remove, sync_directory, sync_file_system, write_durably};
 use super::{AgentError, Restore, check_room, swap};
 use crate::engine::Identity;
 
@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// In a data directory that is being filled: everything in it is ours and may be thrown away.
 pub(super) const RESTORING: &str = "understudy.restoring";
 /// In a data directory that holds a finished restore.
-const SEED: &str = "understudy.seed.json";
+pub(super) const SEED: &str = "understudy.seed.json";
 
 /// In a data directory whose restore is to follow nobody any more: the same as [`SEED`], so that it tells nothing of another restore that it gets into.
 const RELEASED: &str = "understudy.released.json";
@@ -135,7 +135,7 @@ pub fn clear(directory: &Path, identity: &Identity, rest: impl FnOnce(&Path) -> 
 }
 
 /// Reads the manifest of a backup.
-fn manifest(backup: &Path) -> Result<Manifest, AgentError> {
+pub(super) fn manifest(backup: &Path) -> Result<Manifest, AgentError> {
     let path = backup.join("manifest.json");
     let text = fs::read(&path).map_err(AgentError::file("there is no finished backup: reading", &path))?;
     serde_json::from_slice(&text).map_err(|error| AgentError::Refused(format!("{} is not a manifest: {error}", path.display())))
@@ -213,7 +213,7 @@ pub fn restore(request: &Restore, seeds: bool, finish: impl FnOnce(&Restore, &Ma
     check_room(volume, data, manifest.bytes.saturating_add(more))?;
     if seeds {
         tracing::info!(bytes = manifest.bytes, "copying");
-        let copied = copy_tree(&backup.join("data"), data)?;
+        let copied = copy_tree(&backup.join("data"), data, Extent::Plain)?;
         if copied != manifest.bytes {
             return Err(AgentError::Refused(format!("{copied} bytes were copied, and the manifest says {}", manifest.bytes)));
         }

@@ -304,6 +304,22 @@ impl Workshop {
         (found["freeBytes"].as_u64().unwrap(), found["usedBytes"].as_u64().unwrap())
     }
 
+    /// Keeps what a target held before a swap.
+    #[allow(dead_code)]
+    pub fn keep(&self, directory: &str, mount: &Path, data: &Path) -> Command {
+        let mut agent = self.agent(&["keep", "--identity", identity().word(), "--directory", directory]);
+        agent.arg("--volume").arg(self.inside("backup")).arg("--mount").arg((self.agent.inside)(mount)).arg("--data-directory").arg((self.agent.inside)(data));
+        agent
+    }
+
+    /// Puts it into another data directory.
+    #[allow(dead_code)]
+    pub fn give_back(&self, directory: &str, data: &Path) -> Command {
+        let mut agent = self.agent(&["give-back", "--directory", directory]);
+        agent.arg("--volume").arg(self.inside("backup")).arg("--data-directory").arg((self.agent.inside)(data));
+        agent
+    }
+
     pub fn guard(&self, data: &Path) -> bool {
         let mut agent = self.agent(&["guard"]);
         agent.arg("--data-directory").arg((self.agent.inside)(data)).status().unwrap().success()

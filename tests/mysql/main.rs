@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dump;
+mod keep;
 mod progress;
 mod promote;
 mod replica;

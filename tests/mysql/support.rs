@@ -455,6 +455,20 @@ impl Workshop {
         agent
     }
 
+    /// Keeps what a target held before a swap.
+    pub fn keep(&self, directory: &str, mount: &Path, data: &Path) -> Command {
+        let mut agent = self.agent(&["keep", "--identity", identity().word(), "--directory", directory]);
+        agent.arg("--volume").arg(inside(&self.backed_up(""))).arg("--mount").arg(inside(mount)).arg("--data-directory").arg(inside(data));
+        agent
+    }
+
+    /// Puts it into another data directory.
+    pub fn give_back(&self, directory: &str, data: &Path) -> Command {
+        let mut agent = self.agent(&["give-back", "--directory", directory]);
+        agent.arg("--volume").arg(inside(&self.backed_up(""))).arg("--data-directory").arg(inside(data));
+        agent
+    }
+
     /// A directory with a restored backup.
     pub fn restored(&self, source: &Server, directory: &str) -> (TempDir, PathBuf) {
         let root = self::directory();

@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod keep;
 mod promote;
 mod source;
 mod standby;

@@ -6,11 +6,13 @@
 mod discard;
 mod disk;
 mod journal;
+mod keep;
 mod plan;
 #[cfg(test)]
 mod tests;
 
 pub use discard::{Discard, discard};
+pub use keep::{Keep, keep};
 pub use plan::{Keystones, Wanted};
 
 use clap::Args;

@@ -1,7 +1,6 @@
 //! Backup with CLONE, or mysqldump where the source has none, and restore, by servers of our own inside Jobs that run the source's image.
 
 mod dump;
-mod files;
 mod pipe;
 mod server;
 mod settings;
@@ -14,17 +13,15 @@ use std::time::{Duration, Instant};
 use super::password::shortened;
 use super::session::{MySqlSession, Row, literal};
 use super::{MySql, SourceFacts};
+use crate::agent::checksums::{FILES, check_files, list_files};
 use crate::agent::swap::Keystones;
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, blocking, checksum, kept_password, write_durably};
 use crate::engine::{Position, Session, TransactionSet};
 use crate::resources::format_bytes;
-use files::{check_files, list_files};
 use server::{Purpose, Server};
 use settings::Settings;
 pub(super) use settings::{LAST, persists};
 
-/// The list of files, beside the data: its own SHA-256 is the backup's.
-const FILES: &str = "files.sha256";
 /// What the restore has to know of the source, beside the data.
 const SETTINGS: &str = "settings.json";
 /// How often the progress of a copy is logged.
