@@ -43,8 +43,6 @@ use super::DatabaseReplicationStatus;
         .message("MongoDB cannot be replicated between two applications: its members elect the one that takes the writes, and clients have to know all of them; use `replicas`"),
     validation = Rule::new("self.engine != 'MongoDB' || !has(self.replicas) || self.replicas % 2 == 0")
         .message("a MongoDB replica set has an odd number of members, so that a majority stays when one fails: set `replicas` to 2, 4, 6 or 8"),
-    validation = Rule::new("!has(self.target) || self.dryRun || !has(self.target.existingData) || self.target.existingData == 'Refuse'")
-        .message("this version of Understudy replaces only a database without data of its own: `target.existingData: BackUpAndReplace` can be rehearsed with `dryRun: true`"),
     validation = Rule::new("has(self.target) || !has(self.source.statefulSetRef.namespace)")
         .message("`source.statefulSetRef.namespace` is only for `target`: copies that `replicas` makes are in the namespace of the source, and so is this resource"),
     validation = Rule::new("!has(self.target) || self.target.statefulSetRef.name != self.source.statefulSetRef.name || has(self.source.statefulSetRef.namespace)")

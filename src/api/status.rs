@@ -52,6 +52,10 @@ pub struct DatabaseReplicationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetStatus>,
 
+    /// What the target held before, as it was backed up and verified (`target.existingData: BackUpAndReplace`). It stays when replication is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptStatus>,
+
     /// The full backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
@@ -134,6 +138,11 @@ pub struct TargetStatus {
     pub user: u32,
     /// Numeric group of its server.
     pub group: u32,
+    /// Version of its server.
+    pub version: String,
+    /// What it held before is to be backed up before it is deleted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keeps: bool,
     /// Its server has run on the copy of the source's data: that is what it holds since then.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
@@ -143,6 +152,23 @@ pub struct TargetStatus {
     /// It is a database of its own again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub returned: bool,
+}
+
+/// The backup of what a target held before.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KeptStatus {
+    /// The claim of the volume that holds it. It is never deleted by the operator.
+    pub claim: String,
+    /// Directory on that volume.
+    pub directory: String,
+    /// Bytes of the whole.
+    pub bytes: i64,
+    /// SHA-256 of the list of files, which itself holds a SHA-256 for each.
+    pub checksum: String,
+    /// When it was complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
 }
 
 /// One change on a server that the user owns.

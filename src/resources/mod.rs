@@ -14,8 +14,8 @@ pub mod environment;
 
 pub use claims::{build_backup_claim, build_replica_claim};
 pub use jobs::{
-    JobRequest, Login, build_backup_job, build_clear_job, build_credentials, build_discard_job, build_measure_job, build_release_job, build_restore_job,
-    build_staging_job,
+    JobRequest, Login, build_backup_job, build_clear_job, build_credentials, build_discard_job, build_keep_job, build_measure_job, build_release_job,
+    build_restore_job, build_staging_job,
 };
 pub use names::{Names, labels};
 pub use quantity::{bytes_of, format_bytes, quantity_of};

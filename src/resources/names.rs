@@ -125,6 +125,18 @@ impl Names {
         format!("{}-discard-{}", self.name, self.identity.word())
     }
 
+    /// Job that backs up what a target held before.
+    #[must_use]
+    pub fn keep_job(&self) -> String {
+        format!("{}-keep-{}", self.name, self.identity.word())
+    }
+
+    /// Directory of that backup on the backup volume.
+    #[must_use]
+    pub fn kept_directory(&self) -> String {
+        format!("{}-previous", self.identity.word())
+    }
+
     /// Job that has a target's data be its own.
     #[must_use]
     pub fn release_job(&self) -> String {

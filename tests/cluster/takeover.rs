@@ -10,7 +10,10 @@ use crate::databases::for_engines;
 use crate::story::idle;
 use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, wait};
 
-for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis] a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again);
+for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
+    a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again,
+    what_a_target_held_is_kept_and_can_be_got_back
+);
 for_engines!([postgresql: PostgreSql, mysql: MySql] a_server_that_does_not_start_on_the_copy_gets_its_own_data_back);
 
 /// The restart of a target's pod as it is without us: for how long its clients are without it.
@@ -161,6 +164,72 @@ pub async fn never_proven<D: Database>(scenario: &str) {
     assert_eq!(reports.snapshot("reports-db-0").await, target_before);
     assert_eq!(sales.snapshot("orders-db-0").await, before);
     assert!(!on_volume(&reports).unwrap().contains("understudy"), "{}", on_volume(&reports).unwrap());
+    reports.remove().await;
+    sales.remove().await;
+}
+
+/// A pod that puts what the target held before back into its data directory, as docs/between-applications.md tells a person to.
+fn give_back<D: Database>(reports: &Place<D>, target: &Value, kept: &Value) -> Value {
+    let found: Value = serde_json::from_str(&reports.kubectl(&["get", "statefulset", "reports-db", "-o", "json"]).unwrap()).unwrap();
+    let directory = target["dataDirectory"].as_str().unwrap();
+    let containers = found["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    let mounts = containers.iter().flat_map(|container| container["volumeMounts"].as_array().unwrap());
+    let data = mounts.filter(|mount| directory.starts_with(mount["mountPath"].as_str().unwrap())).next_back().unwrap();
+    let backup = json!({"name": "backup", "mountPath": "/run/understudy/backup"});
+    let words = ["/understudy", "agent", "give-back", "--engine", D::ENGINE, "--volume", "/run/understudy/backup"];
+    let words = [words.as_slice(), &["--directory", kept["directory"].as_str().unwrap(), "--data-directory", directory]].concat();
+    let image = std::env::var("UNDERSTUDY_IMAGE").unwrap_or_else(|_| "understudy:dev".to_owned());
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "give-back"}, "spec": {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsUser": target["user"], "runAsGroup": target["group"], "fsGroup": target["group"]},
+        "initContainers": [{"name": "clear", "image": "busybox:1.36", "command": ["find", directory, "-mindepth", "1", "-delete"], "volumeMounts": [data]}],
+        "containers": [{"name": "give-back", "image": image, "command": words, "volumeMounts": [data, backup]}],
+        "volumes": [
+            {"name": data["name"], "persistentVolumeClaim": {"claimName": format!("{}-reports-db-0", data["name"].as_str().unwrap())}},
+            {"name": "backup", "persistentVolumeClaim": {"claimName": kept["claim"]}}
+        ]
+    }})
+}
+
+async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
+    let (sales, reports) = applications::<D>("kept").await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    for (place, pod, rows) in [(&sales, "orders-db-0", 3), (&reports, "reports-db-0", 7)] {
+        let mut client = place.connect(pod).await.unwrap();
+        client.prepare().await.unwrap();
+        for row in 1..=rows {
+            client.insert(row).await.unwrap();
+        }
+    }
+    let replace = |spec: &mut Value| {
+        spec["target"]["existingData"] = json!("BackUpAndReplace");
+        spec["deletionPolicy"] = json!("Delete");
+    };
+    reports.apply(&replication_between::<D>(&sales.namespace, replace)).unwrap();
+    reports.replicating("orders", 300).await;
+    assert_eq!(reports.rows("reports-db-0").await, 3);
+    let status = wait("what it held is kept", 120, async || {
+        let status = serde_json::to_value(reports.get("orders").await?.status).unwrap();
+        if status["target"]["cleared"] == true { Ok(status) } else { Err(status.to_string()) }
+    })
+    .await;
+    let (target, kept) = (status["target"].clone(), status["kept"].clone());
+    assert!(kept["bytes"].as_i64() > Some(0) && kept["checksum"].as_str().is_some_and(|sum| sum.len() == 64), "{kept}");
+    reports.edit("orders", json!({"enabled": false})).await;
+    reports.phase("orders", Phase::Standalone, 240).await;
+    assert_eq!(serde_json::to_value(reports.get("orders").await.unwrap().status).unwrap()["kept"], kept, "where it lies is still said");
+    reports.delete("orders", 60).await;
+
+    reports.source_ready("reports-db").await;
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
+    reports.kubectl(&["wait", "--for=delete", "pod/reports-db-0", "--timeout=120s"]).unwrap();
+    reports.apply(&give_back(&reports, &target, &kept)).unwrap();
+    reports.kubectl(&["wait", "pod/give-back", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"]).unwrap();
+    reports.kubectl(&["delete", "pod", "give-back"]).unwrap();
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
+    reports.source_ready("reports-db").await;
+    let mut client = reports.connect("reports-db-0").await.unwrap();
+    assert!(client.takes_writes().await.unwrap() && client.count().await.unwrap() == 7);
     reports.remove().await;
     sales.remove().await;
 }

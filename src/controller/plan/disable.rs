@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica, source as change, takeover};
-use crate::api::Phase;
+use crate::api::{DeletionPolicy, Phase};
 use crate::controller::facts::Server;
 use crate::engine::{Engine, Identity};
 use takeover::Returned;
@@ -133,7 +133,10 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         }
     }
     for claim in own.claims.keys() {
-        replica::dispose(subject.resource.spec.deletion_policy, own, &mut draft, claim.clone());
+        // Of what a target held before there is no other copy.
+        let only_copy = draft.status.kept.as_ref().is_some_and(|kept| kept.claim == *claim);
+        let policy = if only_copy { DeletionPolicy::Retain } else { subject.resource.spec.deletion_policy };
+        replica::dispose(policy, own, &mut draft, claim.clone());
     }
     if draft.steps.iter().any(|step| !matches!(step, Step::Tell { .. })) {
         // What was found is told once, at the end.

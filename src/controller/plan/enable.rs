@@ -83,6 +83,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         source.data_bytes = facts.data_bytes.as_ref().ok().and_then(|bytes| i64::try_from(*bytes).ok()).unwrap_or(i64::MAX);
         draft.status.disruption = Some(Disruption { expected: expected_disruption(facts, server), ..Disruption::default() });
         draft.status.target = takeover::record(subject, facts);
+        draft.status.kept = None;
     }
     if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
         draft.steps.push(Step::Hold);

@@ -1,6 +1,7 @@
 //! What keeps the replication from being set up: everything at once, before anything is changed.
 
 use super::{Facts, Subject, environment, target};
+use crate::api::ExistingData;
 use crate::controller::consent::NOT_ALLOWED;
 use crate::controller::facts::{Administrator, Database, Server, SourceWorkload};
 use crate::engine::{Engine, Finding, LastSave, WantedSource};
@@ -191,7 +192,20 @@ fn room<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
     let needed = bytes.saturating_mul(2);
     let data = format_bytes(bytes);
     let mut found = Vec::new();
+    // What the target holds is backed up there, too.
+    let kept = facts.target.as_ref().filter(|_| spec.target.as_ref().is_some_and(|target| target.existing_data == ExistingData::BackUpAndReplace));
+    let kept = kept.and_then(|target| target.data.as_ref().ok()).map_or(0, |(bytes, _)| *bytes);
     match bytes_of(&spec.backup.volume.size) {
+        Some(size) if size >= needed && size < needed.saturating_add(kept) => found.push(Finding::new(
+            "BackupVolumeTooSmall",
+            format!(
+                "backup.volume.size is {}, and has to hold twice the {data} of the source and the {} that the target holds: {}",
+                format_bytes(size),
+                format_bytes(kept),
+                format_bytes(needed.saturating_add(kept))
+            ),
+            format!("set backup.volume.size to {} or more", recommended(needed.saturating_add(kept))),
+        )),
         None => found.push(Finding::new("InvalidSize", format!("backup.volume.size {} is not a size", spec.backup.volume.size.0), "write it like 20Gi")),
         Some(size) if size < needed => found.push(Finding::new(
             "BackupVolumeTooSmall",

@@ -8,11 +8,12 @@ use super::enable::Enabling;
 use super::place::Place;
 use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, backup, conditions, environment, target};
-use crate::api::{Phase, TargetStatus};
+use crate::api::{ExistingData, KeptStatus, Phase, TargetStatus};
 use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFacts, pod_facts};
 use crate::engine::{Engine, Held, SourceSummary};
 use crate::resources::{
-    Data, Workload, build_clear_job, build_discard_job, build_measure_job, build_release_job, build_staging_job, build_target_as_before, build_target_change,
+    Data, JobRequest, Workload, build_clear_job, build_discard_job, build_keep_job, build_measure_job, build_release_job, build_staging_job,
+    build_target_as_before, build_target_change, format_bytes,
 };
 
 /// The target's number among the replicas of its source.
@@ -36,7 +37,11 @@ pub fn target_host<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Str
 #[must_use]
 pub fn record<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<TargetStatus> {
     let Place { shape, user: (user, group), .. } = Place::beside_target(subject, facts, facts.target.as_ref()?)?;
-    Some(TargetStatus { data_directory: shape.data_directory.clone(), user, group, ..TargetStatus::default() })
+    let version = match &facts.target.as_ref()?.server {
+        Server::Up(server) => E::summary(server).version,
+        _ => String::new(),
+    };
+    Some(TargetStatus { data_directory: shape.data_directory.clone(), user, group, version, ..TargetStatus::default() })
 }
 
 /// Measures the target's volume before anything is touched. None once that is done: what came of it is among what preflight found.
@@ -138,9 +143,11 @@ impl<E: Engine> Enabling<'_, E> {
             }
             State::CatchingUp => draft.steps.extend(self.mark(NUMBER)),
             State::InSync if draft.status.target.as_ref().is_some_and(|recorded| !recorded.cleared) => {
-                let job = build_discard_job(&self.request(sequence));
-                let cleared = done(subject, &facts.own, facts.now, &mut draft, job);
-                draft.status.target.iter_mut().for_each(|recorded| recorded.cleared = cleared);
+                let request = self.request(sequence);
+                if kept(subject, &facts.own, facts.now, &mut draft, &request) {
+                    let cleared = done(subject, &facts.own, facts.now, &mut draft, build_discard_job(&request)).is_some();
+                    draft.status.target.iter_mut().for_each(|recorded| recorded.cleared = cleared);
+                }
             }
             _ => {}
         }
@@ -172,6 +179,8 @@ impl<E: Engine> Enabling<'_, E> {
     /// Plans the restart of the target, in which its data and the copy change places.
     fn exchange(&self, draft: &mut Draft<E::Step>, target: &TargetFacts<E>) {
         let Some(found) = &target.workload else { return };
+        let keeps = self.subject.resource.spec.target.as_ref().is_some_and(|target| target.existing_data == ExistingData::BackUpAndReplace);
+        draft.status.target.iter_mut().for_each(|recorded| recorded.keeps = keeps);
         if let Some(disruption) = &mut draft.status.disruption {
             disruption.began = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.facts.now));
         }
@@ -190,19 +199,35 @@ fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>, data: Data
     Step::Change { patch: build_target_change(workload, &found.stateful_set, data, &arguments), stateful_set, side: "target", what }
 }
 
-/// Plans a Job on the target's volume. Gives whether it is done; one that fails is said, and tried again.
-fn done<S>(subject: &Subject, facts: &Own, now: Timestamp, draft: &mut Draft<S>, job: Job) -> bool {
+/// Plans the backup of what the target held before, where that is wanted. Gives whether it may be deleted.
+fn kept<S>(subject: &Subject, own: &Own, now: Timestamp, draft: &mut Draft<S>, request: &JobRequest<'_>) -> bool {
+    let Some(recorded) = draft.status.target.as_ref().filter(|recorded| recorded.keeps && !recorded.cleared && draft.status.kept.is_none()) else {
+        return true;
+    };
+    let job = build_keep_job(request, &recorded.version);
+    let Some(message) = done(subject, own, now, draft, job) else { return false };
+    let mut kept = message.and_then(|message| serde_json::from_str::<KeptStatus>(&message).ok()).unwrap_or_default();
+    (kept.claim, kept.directory) = (subject.names.backup_claim(), subject.names.kept_directory());
+    let bytes = u64::try_from(kept.bytes).map(format_bytes).unwrap_or_default();
+    let note = format!("what the target held before, {bytes}, is backed up and verified: directory {} of PersistentVolumeClaim {}", kept.directory, kept.claim);
+    draft.steps.push(Step::Tell { warning: false, reason: "PreviousDataKept", note });
+    draft.status.kept = Some(kept);
+    true
+}
+
+/// Plans a Job on the target's volume. Gives its message once it is done, if that is still there; one that fails is said, and tried again.
+fn done<S>(subject: &Subject, facts: &Own, now: Timestamp, draft: &mut Draft<S>, job: Job) -> Option<Option<String>> {
     let name = job.metadata.name.clone().unwrap_or_default();
     match facts.jobs.get(&name) {
         None => draft.steps.push(Step::Apply(Object::Job(Box::new(job)))),
-        Some(Some(JobState::Complete(_))) => return true,
+        Some(Some(JobState::Complete(message))) => return Some(message.clone()),
         Some(Some(JobState::Failed(why, at))) if backup::waited(subject, now, *at, 4) => {
             draft.steps.push(Step::Tell { warning: true, reason: "VolumeNotCleared", note: format!("Job {name} failed: {why}; it is tried again") });
             draft.steps.push(Step::Delete(Kind::Job, name));
         }
         Some(_) => {}
     }
-    false
+    None
 }
 
 /// Where a target stands on the way back.
@@ -258,7 +283,10 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
             if let Err(why) = answer {
                 return silent(why);
             }
-            if !done(subject, &facts.own, facts.now, draft, build_release_job(&request)) {
+            if !kept(subject, &facts.own, facts.now, draft, &request) {
+                return waits("has what it held before backed up");
+            }
+            if done(subject, &facts.own, facts.now, draft, build_release_job(&request)).is_none() {
                 return waits("is about to become a stand-alone server");
             }
             // Again, until nothing else is left to do: it may have been cut off.
@@ -323,7 +351,10 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
             Err(why) => return silent(why),
         }
     }
-    if !done(subject, &facts.own, facts.now, draft, build_clear_job(&request)) {
+    if recorded.joined && !kept(subject, &facts.own, facts.now, draft, &request) {
+        return waits("has what it held before backed up");
+    }
+    if done(subject, &facts.own, facts.now, draft, build_clear_job(&request)).is_none() {
         return waits("is a database of its own; what the exchange has left on its volume is being deleted");
     }
     if let Some(recorded) = &mut draft.status.target {

@@ -26,6 +26,8 @@ struct Target {
     staged: bool,
     /// Its own data lies beside the copy.
     previous: bool,
+    /// What it held before is backed up.
+    kept: bool,
     /// The copy's data is the target's own.
     released: bool,
     /// The copy was promoted.
@@ -80,6 +82,7 @@ impl Pair {
             copy: false,
             staged: false,
             previous: false,
+            kept: false,
             released: false,
             promoted: false,
             server: SourceFacts::default(),
@@ -120,7 +123,8 @@ impl Pair {
         match data {
             Some(Data::Staged) if !target.copy => {
                 assert!(target.staged, "it restarts for a restore that is finished");
-                assert!(target.held.is_empty(), "data of its own was not to be replaced");
+                let replace = self.world.resource.spec.target.as_ref().unwrap().existing_data == ExistingData::BackUpAndReplace;
+                assert!(target.held.is_empty() || replace, "data of its own was not to be replaced");
                 (target.copy, target.staged, target.previous) = (true, false, true);
             }
             Some(Data::Previous) if target.copy => {
@@ -243,11 +247,17 @@ impl Pair {
             } else if name.contains("-restore-") {
                 assert!(!self.target.copy, "nothing is restored over what runs");
                 self.target.staged = true;
+            } else if name.contains("-keep-") {
+                assert!(self.target.previous && self.proven());
+                self.target.kept = true;
+                let message = json!({"bytes": 7, "checksum": "abc", "directory": "d", "completedAt": "2026-11-24T00:00:00Z"}).to_string();
+                self.world.own.jobs.insert(name, Some(JobState::Complete(Some(message))));
             } else if name.contains("-release-") {
                 self.target.released = true;
             } else if name.contains("-discard-") || name.contains("-clear-") {
                 assert!(!name.contains("-clear-") || self.runs().is_none(), "what is ours goes once nothing needs it");
                 assert!(!self.target.previous || self.proven(), "what it held before is kept until the copy is proven");
+                assert!(!self.target.previous || self.target.held.is_empty() || self.target.kept, "and data that was there is backed up");
                 (self.target.staged, self.target.previous) = (false, false);
             }
         }
@@ -468,6 +478,33 @@ fn either_side_may_be_dead_when_it_is_undone() {
     let told = pair.settle(&[]);
     assert!(!pair.world.exists);
     assert!(told.iter().any(|step| step.contains("TargetNotReturned")) && told.iter().any(|step| step.contains("SourceNotCleaned")), "{told:?}");
+}
+
+#[test]
+fn what_the_target_held_is_backed_up_before_it_is_deleted_and_never_deleted_then() {
+    for early in [false, true] {
+        let mut pair = Pair::new(|spec| {
+            spec.target.as_mut().unwrap().existing_data = ExistingData::BackUpAndReplace;
+            spec.deletion_policy = crate::api::DeletionPolicy::Delete;
+        });
+        pair.target.held = vec!["3 tables".into()];
+        while !pair.proven() {
+            let plan = pair.plan();
+            pair.world.write_status(&plan);
+            plan.steps.iter().for_each(|step| pair.execute(step));
+            pair.pass_time();
+        }
+        if !early {
+            pair.settle(&[]);
+            assert!(pair.target.kept && !pair.target.previous && pair.world.phase() == Phase::Ready);
+        }
+        disable(&mut pair, false);
+        pair.settle(&[]);
+        assert!(pair.target.kept && !pair.target.previous && pair.target.promoted, "also where it is undone at once");
+        let kept = pair.world.status().kept.clone().unwrap();
+        assert!(kept.bytes == 7 && kept.directory.ends_with("-previous"), "{kept:?}");
+        assert!(pair.world.kept.contains(&kept.claim), "deletionPolicy: Delete is for copies");
+    }
 }
 
 #[test]
