@@ -313,6 +313,8 @@ pub struct Facts<E: Engine> {
     pub credentials: bool,
     /// Another resource that has the same source and came first.
     pub rival: Option<String>,
+    /// The owner of the source has taken the consent back that this enabling began with.
+    pub withdrawn: Option<Finding>,
     /// What resources that have the same source, and keep it, have on record of it.
     pub neighbours: Vec<Change>,
     /// Variables that another resource which came first writes.

@@ -44,6 +44,8 @@ struct ReadDatabase {
     administrator: Result<Administrator, Finding>,
     /// The user's own Service that reaches it.
     service: Option<String>,
+    /// Its owner no longer agrees.
+    withdrawn: Option<Finding>,
 }
 
 impl Read {
@@ -138,6 +140,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         key: read.key.is_some(),
         credentials: read.credentials,
         rival: context.rival(&subject.resource),
+        withdrawn: read.source.withdrawn.clone(),
         neighbours: context.neighbours(&subject.resource),
         taken,
         variables,
@@ -413,8 +416,11 @@ async fn read_secrets(context: &Context, subject: &Subject) -> Result<BTreeMap<S
 async fn read_database<E: Engine>(context: &Context, subject: &Subject, database: Database<'_>) -> Result<ReadDatabase, kube::Error> {
     let (own, secret_name) = (&subject.names.namespace, &database.credentials.secret_ref.name);
     let secret: Option<Secret> = get(context, database.namespace, secret_name).await?;
-    if database.namespace != own && !secret.as_ref().is_some_and(|secret| allows(secret.annotations(), own)) {
-        return Ok(ReadDatabase { workload: None, administrator: Err(refusal(secret_name, database.namespace, own)), service: None });
+    let agreed = database.namespace == own || secret.as_ref().is_some_and(|secret| allows(secret.annotations(), own));
+    let refused = (!agreed).then(|| refusal(secret_name, database.namespace, own));
+    // What was begun with its owner's consent is still taken off it.
+    if let Some(refused) = refused.clone().filter(|_| !subject.begun_here()) {
+        return Ok(ReadDatabase { workload: None, administrator: Err(refused), service: None, withdrawn: None });
     }
     let workload = match get::<StatefulSet>(context, database.namespace, database.stateful_set).await? {
         None => None,
@@ -424,7 +430,7 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
         Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, database, pod).await?,
         _ => None,
     };
-    Ok(ReadDatabase { workload, administrator: administrator::<E>(database, secret), service })
+    Ok(ReadDatabase { workload, administrator: administrator::<E>(database, secret), service, withdrawn: refused })
 }
 
 /// The user's own Service that reaches the source's pod: the one named like the StatefulSet, or the first by name.

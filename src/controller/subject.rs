@@ -112,6 +112,13 @@ impl Subject {
         self.resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
     }
 
+    /// What is recorded began with this very resource: its word comes from the resource's own uid, and is no other's that was written into the status.
+    #[must_use]
+    pub fn begun_here(&self) -> bool {
+        let before = self.resource.status.as_ref().map_or(0, |status| status.enablements.saturating_sub(1));
+        self.recorded() && new_identity(&self.owner.uid, before).as_ref() == Some(&self.names.identity)
+    }
+
     /// The user deletes the resource.
     #[must_use]
     pub fn deleting(&self) -> bool {

@@ -8,11 +8,12 @@ use understudy::api::Phase;
 
 use crate::databases::for_engines;
 use crate::story::idle;
-use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, wait};
+use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, replication_of, wait};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again,
-    what_a_target_held_is_kept_and_can_be_got_back
+    what_a_target_held_is_kept_and_can_be_got_back,
+    targets_of_one_source_are_removed_alone
 );
 for_engines!([postgresql: PostgreSql, mysql: MySql] a_server_that_does_not_start_on_the_copy_gets_its_own_data_back);
 
@@ -215,6 +216,16 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
     .await;
     let (target, kept) = (status["target"].clone(), status["kept"].clone());
     assert!(kept["bytes"].as_i64() > Some(0) && kept["checksum"].as_str().is_some_and(|sum| sum.len() == 64), "{kept}");
+    // The owner of the source takes the consent back: it is cleaned, and the target stays what it is until its own owner decides.
+    sales.kubectl(&["annotate", "--overwrite", "secret", "orders-db", &format!("{ALLOWED}=default")]).unwrap();
+    let message = reports.reason("orders", "ConsentWithdrawn", 120).await;
+    assert!(message.contains(&format!("kubectl -n {} annotate --overwrite secret orders-db", sales.namespace)), "{message}");
+    wait("the source is clean", 120, async || match sales.traces("orders-db-0").await {
+        traces if traces.is_empty() => Ok(()),
+        traces => Err(format!("{traces:?}")),
+    })
+    .await;
+    reports.read_only("reports-db-0").await;
     reports.edit("orders", json!({"enabled": false})).await;
     reports.phase("orders", Phase::Standalone, 240).await;
     assert_eq!(serde_json::to_value(reports.get("orders").await.unwrap().status).unwrap()["kept"], kept, "where it lies is still said");
@@ -232,4 +243,63 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
     assert!(client.takes_writes().await.unwrap() && client.count().await.unwrap() == 7);
     reports.remove().await;
     sales.remove().await;
+}
+
+/// Source and targets in one namespace are nobody else's: no consent is asked for.
+async fn targets_of_one_source_are_removed_alone<D: Database>() {
+    let shop = Place::<D>::with_source(&format!("understudy-group-{}", D::NAME)).await;
+    for target in ["first-db", "second-db"] {
+        shop.source(target, |_| {}).await;
+    }
+    let mut client = shop.connect("orders-db-0").await.unwrap();
+    client.prepare().await.unwrap();
+    let before = shop.snapshot("orders-db-0").await;
+    let hosts = |names: &[&str]| names.iter().map(|name| format!("{name}-db.{}.svc", shop.namespace)).collect::<Vec<_>>().join(",");
+    let named = async |names: &[&str]| {
+        let wanted = hosts(names);
+        wait(&format!("the variable is {wanted:?}"), 120, async || match shop.replica_addresses().await {
+            found if found == wanted => Ok(()),
+            found => Err(found),
+        })
+        .await;
+    };
+    for name in ["second", "first"] {
+        let mut resource = replication_of::<D>(name, "orders-db");
+        let spec = resource["spec"].as_object_mut().unwrap();
+        spec.remove("replicas");
+        spec.remove("environment");
+        spec["source"]["environment"] = json!({"configMaps": [{"name": "shop-env"}]});
+        let database = format!("{name}-db");
+        spec.insert("target".to_owned(), json!({"statefulSetRef": {"name": database}, "credentials": {"secretRef": {"name": database}}}));
+        shop.apply(&resource).unwrap();
+    }
+    for name in ["first", "second"] {
+        shop.replicating(name, 300).await;
+    }
+    named(&["first", "second"]).await;
+    let arrives = async |row: u64, targets: &[&str]| {
+        shop.connect("orders-db-0").await.unwrap().insert(row).await.unwrap();
+        for target in targets {
+            wait(&format!("row {row} on {target}"), 60, async || match shop.connect(&format!("{target}-db-0")).await?.count().await? {
+                count if count >= row => Ok(()),
+                count => Err(count.to_string()),
+            })
+            .await;
+        }
+    };
+    arrives(1, &["first", "second"]).await;
+
+    // The one that goes first changed the source first, or did not: the other goes on.
+    shop.delete("second", 240).await;
+    named(&["first"]).await;
+    shop.source_ready("second-db").await;
+    assert!(shop.connect("second-db-0").await.unwrap().takes_writes().await.unwrap());
+    arrives(2, &["first"]).await;
+    shop.replicating("first", 60).await;
+    shop.read_only("first-db-0").await;
+    shop.delete("first", 240).await;
+    named(&[]).await;
+    assert_eq!(shop.snapshot("orders-db-0").await, before);
+    assert!(shop.traces("orders-db-0").await.is_empty());
+    shop.remove().await;
 }

@@ -11,7 +11,7 @@ mod databases;
 #[allow(dead_code)]
 mod support;
 
-use databases::for_every_engine;
+use databases::{for_engines, for_every_engine};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -23,7 +23,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-use support::{Database, Place, Shop, Writer, replication, replication_of, run, wait};
+use support::{ALLOWED, Database, Place, Shop, Writer, applications, replication, replication_between, replication_of, run, wait};
 use understudy::api::Phase;
 
 const NAMESPACE: &str = "understudy-system";
@@ -173,6 +173,51 @@ async fn killed_at_each_step_it_converges_to_the_same_end<D: Database>() {
     // Nothing is left to undo: it goes at once, without the operator.
     shop.kubectl(&["delete", "dbrep", "orders", "--timeout=20s"]).unwrap();
     shop.remove().await;
+}
+
+for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis] a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_step);
+
+async fn a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_step<D: Database>() {
+    let (sales, reports) = applications::<D>("killed-target").await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    let _aside = Aside::step();
+    let directory = tempfile::tempdir().unwrap();
+    let config = kubeconfig(directory.path());
+    let writer = Writer::start::<D>(sales.service("orders-db").await).await;
+    let before = sales.snapshot("orders-db-0").await;
+    let cleared = || async {
+        let ready = reports.condition("orders", "Ready").await.is_ok_and(|(_, reason, _)| reason == "Replicating");
+        ready && reports.get("orders").await.is_ok_and(|found| found.status.and_then(|status| status.target).is_some_and(|target| target.cleared))
+    };
+    let standalone = || async {
+        let resource = reports.get("orders").await.unwrap();
+        resource.status.is_some_and(|status| status.phase == Some(Phase::Standalone)) && resource.metadata.finalizers.is_none()
+    };
+    let replace = |spec: &mut Value| spec["target"]["existingData"] = json!("BackUpAndReplace");
+    reports.apply(&replication_between::<D>(&sales.namespace, replace)).unwrap();
+    let kills = killed_at_each_step(&reports, &config, "take over", cleared).await;
+    assert!(kills >= D::KILLS, "{kills}");
+    assert_eq!(reports.names::<Job>("understudy.dev/component=backup").await.len(), 1);
+    let rows = sales.rows("orders-db-0").await;
+    wait("the target has what the source has", 120, async || match reports.connect("reports-db-0").await?.count().await? {
+        count if count >= rows => Ok(()),
+        count => Err(format!("{count} of {rows} rows")),
+    })
+    .await;
+    reports.read_only("reports-db-0").await;
+
+    reports.edit("orders", json!({"enabled": false})).await;
+    killed_at_each_step(&reports, &config, "give back", standalone).await;
+    assert_eq!(sales.snapshot("orders-db-0").await, before);
+    reports.source_ready("reports-db").await;
+    let mut client = reports.connect("reports-db-0").await.unwrap();
+    assert!(client.takes_writes().await.unwrap() && client.count().await.unwrap() >= rows);
+    assert!(reports.traces("reports-db-0").await.is_empty());
+    let written = writer.finish();
+    written.undisturbed::<D>();
+    written.all_there(sales.rows("orders-db-0").await);
+    reports.remove().await;
+    sales.remove().await;
 }
 
 /// Names of the operator's pods that are ready.

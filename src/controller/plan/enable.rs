@@ -21,6 +21,9 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     if let Some(plan) = source::waiting(subject, facts, &draft) {
         return plan;
     }
+    if let Some(withdrawn) = &facts.withdrawn {
+        return takeover::unmanaged(subject, facts, draft, withdrawn);
+    }
     let mut findings = preflight::reach(subject, facts);
     findings.extend(source::reverted(subject, facts, &mut draft));
     let everything = WantedSource {

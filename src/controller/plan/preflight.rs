@@ -64,12 +64,12 @@ pub fn reach<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
         let mut unmet = runs(database, &TARGET, target.workload.as_ref());
         if target.wants(&subject.names.identity).is_none() && !subject.target_status().is_some_and(|target| target.joined) {
             unmet.extend(answers(database, &TARGET, &target.administrator, &target.server));
+            unmet.extend(shape::<E>(target.shape.as_ref()));
         } else {
             // It restarts, and has the source's users from then on: as a replica it is asked elsewhere.
             unmet.retain(|finding| finding.reason != TARGET.pod_missing);
         }
         found.extend(unmet);
-        found.extend(shape::<E>(target.shape.as_ref()));
     }
     found
 }

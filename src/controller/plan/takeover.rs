@@ -10,7 +10,7 @@ use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, backup, conditions, environment, target};
 use crate::api::{ExistingData, KeptStatus, Phase, TargetStatus};
 use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFacts, pod_facts};
-use crate::engine::{Engine, Held, SourceSummary};
+use crate::engine::{Engine, Finding, Held, SourceSummary};
 use crate::resources::{
     Data, JobRequest, Workload, build_clear_job, build_discard_job, build_keep_job, build_measure_job, build_release_job, build_staging_job,
     build_target_as_before, build_target_change, format_bytes,
@@ -101,6 +101,28 @@ fn stuck<S, E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts
     let by_hand = spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete");
     let waits = target.runs(&subject.names.identity) != wanted && !found.ready && pod.metadata.deletion_timestamp.is_none() && !by_hand;
     waits.then(|| Some(Step::Recreate { pod: found.name, uid: pod.metadata.uid.clone()? }))?
+}
+
+/// The plan once the owner of the source has taken the consent back: the source is cleaned, and the target stays as it is until its own owner decides.
+pub fn unmanaged<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::Step>, withdrawn: &Finding) -> Plan<E::Step> {
+    environment::publish(subject, facts, &mut draft, &[]);
+    let said = super::draft::describe(std::slice::from_ref(withdrawn)).1;
+    let mut message = format!(
+        "the consent was taken back, and replication is not managed any more: {said} Or set enabled to false: the target goes on as a stand-alone database."
+    );
+    if let Server::Up(server) = &facts.server {
+        let mut recorded = draft.status.source.as_ref().map(|source| source.changes.clone()).unwrap_or_default();
+        recorded.retain(|change| !facts.neighbours.iter().any(|other| other.what == change.what));
+        draft.steps.extend(E::plan_disable(server, &subject.names.identity, &recorded).into_iter().map(Step::Source));
+    } else {
+        message.push_str(" The source does not answer: what was changed on it is undone as soon as it does.");
+    }
+    draft.ready(false, true, "ConsentWithdrawn", message.clone());
+    draft.set(conditions::SOURCE_CONFIGURED, false, "ConsentWithdrawn", "the source is as it was before");
+    draft.unknown(conditions::REPLICAS_IN_SYNC, "ConsentWithdrawn", message);
+    draft.status.phase = Some(Phase::Degraded);
+    let again = if draft.steps.is_empty() { again::BLOCKED } else { again::NEXT };
+    draft.finish(again)
 }
 
 impl<E: Engine> Enabling<'_, E> {

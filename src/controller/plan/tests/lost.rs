@@ -81,6 +81,7 @@ impl Cache {
             credentials: false,
             rival: None,
             neighbours: vec![],
+            withdrawn: None,
             taken: vec![],
             variables: Variables::default(),
             data_bytes,

@@ -116,6 +116,7 @@ impl Set {
             credentials: false,
             rival: None,
             neighbours: vec![],
+            withdrawn: None,
             taken: vec![],
             variables: Variables::default(),
             data_bytes: Ok(GIB),

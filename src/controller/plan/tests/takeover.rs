@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::world::{GIB, World};
-use crate::api::{DatabaseReplicationSpec, ExistingData, Phase};
+use crate::api::{Change, DatabaseReplicationSpec, ExistingData, Phase};
 use crate::controller::facts::{Administrator, Facts, JobState, Server, SourceWorkload, TargetFacts};
 use crate::controller::plan::{Kind, Object, Plan, Step, again, conditions, plan};
 use crate::engine::postgresql::{PostgreSql, SourceFacts, Step as SourceStep};
-use crate::engine::{Position, ReplicaSummary};
+use crate::engine::{Finding, Position, ReplicaSummary};
 use crate::resources::{Data, data_of, inspect, template_of};
 
 /// What is on the target's volume, and who serves it.
@@ -50,6 +50,8 @@ struct Target {
 struct Pair {
     world: World,
     target: Target,
+    withdrawn: Option<Finding>,
+    neighbours: Vec<Change>,
 }
 
 fn stateful_set() -> StatefulSet {
@@ -93,7 +95,7 @@ impl Pair {
             secret: false,
             restarts: 0,
         };
-        let mut pair = Self { world, target };
+        let mut pair = Self { world, target, withdrawn: None, neighbours: vec![] };
         pair.start_pod();
         pair.target.restarts = 0;
         pair
@@ -183,7 +185,8 @@ impl Pair {
             assert!(self.target.copy || !self.ready(), "as a replica only the copy is asked");
             replicas.insert(1, if self.target.up && self.ready() { Server::Up(summary) } else { Server::Unreachable("connection refused".into()) });
         }
-        Facts { target: Some(Box::new(target)), replicas, credentials: self.target.secret, ..self.world.facts() }
+        let (withdrawn, neighbours) = (self.withdrawn.clone(), self.neighbours.clone());
+        Facts { target: Some(Box::new(target)), replicas, credentials: self.target.secret, withdrawn, neighbours, ..self.world.facts() }
     }
 
     fn plan(&self) -> Plan<SourceStep> {
@@ -505,6 +508,51 @@ fn what_the_target_held_is_backed_up_before_it_is_deleted_and_never_deleted_then
         assert!(kept.bytes == 7 && kept.directory.ends_with("-previous"), "{kept:?}");
         assert!(pair.world.kept.contains(&kept.claim), "deletionPolicy: Delete is for copies");
     }
+}
+
+#[test]
+fn a_consent_that_is_taken_back_has_the_source_cleaned_and_the_target_left_alone() {
+    let start = Pair::new(|_| {});
+    let mut pair = start.clone();
+    pair.settle(&[]);
+    pair.withdrawn = Some(Finding::new("NamespaceNotAllowed", "no", "ask"));
+    pair.settle(&[]);
+    let (status, reason, message) = pair.world.condition(conditions::READY);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ConsentWithdrawn"));
+    assert!(message.contains("ask") && message.contains("set enabled to false"), "{message}");
+    assert!(!pair.world.source.role_exists && pair.world.source.slots.is_empty() && !pair.world.source.hba_line_present);
+    assert!(pair.target.copy && !pair.target.promoted && pair.wants() == Some(Data::Staged) && pair.target.restarts == 1);
+    disable(&mut pair, false);
+    pair.settle(&[]);
+    assert!(pair.target.promoted);
+    pair.assert_left_alone(&start);
+}
+
+#[test]
+fn what_a_neighbour_still_needs_is_left_to_it() {
+    let setting = |world: &World| world.source.slot_wal_keep_mb;
+    let mut pair = Pair::new(|_| {});
+    let before = setting(&pair.world);
+    pair.settle(&[]);
+    let (limited, changes) = (setting(&pair.world), pair.world.status().source.clone().unwrap().changes);
+    assert_ne!(limited, before);
+    let shared: Vec<_> = changes.iter().filter(|change| change.what.starts_with("setting ")).cloned().collect();
+    assert_eq!(shared.len(), 1);
+    // Another one finds it changed already, and has on record what it was.
+    let mut other = Pair::new(|_| {});
+    other.world.source = SourceFacts { role_exists: false, hba_line_present: false, slots: vec![], ..pair.world.source.clone() };
+    other.neighbours = shared.clone();
+    other.settle(&[]);
+    assert!(other.world.status().source.clone().unwrap().changes.contains(&shared[0]));
+    // The first goes and leaves it; the last undoes it.
+    pair.neighbours = shared.clone();
+    disable(&mut pair, false);
+    pair.settle(&[]);
+    assert_eq!(setting(&pair.world), limited);
+    other.neighbours.clear();
+    disable(&mut other, false);
+    other.settle(&[]);
+    assert_eq!(setting(&other.world), before);
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl World {
             credentials: false,
             rival: None,
             neighbours: vec![],
+            withdrawn: None,
             taken: self.taken.clone(),
             variables: Variables::default(),
             data_bytes: self.data_bytes.clone(),
