@@ -20,7 +20,7 @@ const OF_KUBERNETES: [(&str, &str); 4] = [
     ("conditions", "list of Condition"),
 ];
 /// Words in the sources that look like a reason and are none: kinds, words of Kubernetes, of the status and of the engines.
-const NO_REASONS: [&str; 37] = [
+const NO_REASONS: [&str; 38] = [
     "Apply",
     "Complete",
     "ConfigMap",
@@ -37,6 +37,7 @@ const NO_REASONS: [&str; 37] = [
     "Never",
     "None",
     "NotReplicating",
+    "OnDelete",
     "OnRootMismatch",
     "Parallel",
     "Password",
