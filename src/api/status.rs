@@ -129,6 +129,7 @@ pub struct SourceStatus {
 }
 
 /// The target as it was found, and where its data is.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TargetStatus {

@@ -13,7 +13,9 @@ use std::time::Instant;
 
 use super::consent::{NOT_ALLOWED, allows, refusal, refusal_of_login};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
-use super::facts::{Administrator, Database, Facts, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, TargetFacts, Told, Variables};
+use super::facts::{
+    Administrator, Database, Facts, JobState, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, TargetFacts, Told, Variables,
+};
 use super::variables::{may_be_named, may_be_said, passwords_of};
 use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError};
 use crate::resources::{Data, Shape, bytes_of, data_of, inspect, key_of, labels, template_of};
@@ -121,7 +123,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
             replicas.insert(number, replica.map_or_else(of_error, Server::Up));
         }
     }
-    let target = observe_target::<E>(context, subject, &mut read, promoted.flatten()).await?;
+    let target = observe_target::<E>(context, subject, &mut read, &own, promoted.flatten()).await?;
     let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity)).await;
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);
@@ -170,7 +172,9 @@ async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<Joined<E>> 
         Some(data) => data == Data::Staged,
         None => recorded.is_some_and(|target| target.joined),
     };
-    let (true, Some(ip), Ok(administrator)) = (copy, pod.status.as_ref()?.pod_ip.as_ref(), &read.source.administrator) else { return None };
+    // Where the source is lost with its Secret, its password may stand in the target's own.
+    let administrator = read.source.administrator.as_ref().or(target.administrator.as_ref());
+    let (true, Some(ip), Ok(administrator)) = (copy, pod.status.as_ref()?.pod_ip.as_ref(), administrator) else { return None };
     let as_replica = Database { port: database.port, ..subject.source_database() };
     let asked = async {
         let mut session = E::Session::connect_replica(&endpoint(as_replica, administrator, ip), read.key.as_ref()).await?;
@@ -277,14 +281,15 @@ async fn observe_target<E: Engine>(
     context: &Context,
     subject: &Subject,
     read: &mut Read,
+    own: &Own,
     promoted: Option<E::SourceFacts>,
 ) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
     let (Some(database), Some(found)) = (subject.target_database(), read.target.clone()) else { return Ok(None) };
     let recorded = subject.target_status();
     // Once its template asks for the copy, it is asked as a replica.
-    let own = found.workload.as_ref().is_none_or(|workload| data_of(template_of(&workload.stateful_set), &subject.names.identity).is_none());
+    let untouched = found.workload.as_ref().is_none_or(|workload| data_of(template_of(&workload.stateful_set), &subject.names.identity).is_none());
     let (server, session) = match recorded {
-        Some(target) if !own || target.joined => (Server::NotAsked, None),
+        Some(target) if !untouched || target.joined => (Server::NotAsked, None),
         _ => ask::<E>(database, &found, None).await,
     };
     let shape = match (recorded, &found.workload) {
@@ -293,7 +298,7 @@ async fn observe_target<E: Engine>(
     };
     let claim = claim_of(context, database, shape.as_ref(), &mut read.claims).await?;
     Ok(Some(Box::new(TargetFacts {
-        data: target_data::<E>(context, subject, session).await,
+        data: target_data::<E>(context, subject, own, session).await,
         workload: found.workload,
         administrator: found.administrator,
         server,
@@ -306,12 +311,14 @@ async fn observe_target<E: Engine>(
 }
 
 /// Size of the target's data, and what of it is the user's. Asked once in a while: the server may have to look into many databases.
-async fn target_data<E: Engine>(context: &Context, subject: &Subject, session: Option<E::Session>) -> Result<(u64, Vec<String>), String> {
+async fn target_data<E: Engine>(context: &Context, subject: &Subject, own: &Own, session: Option<E::Session>) -> Result<(u64, Vec<String>), String> {
     let uid = &subject.owner.uid;
-    if let Some((_, data)) = context.memory(uid).target_data.filter(|(at, _)| at.elapsed() < MEASURED_FOR) {
+    // It goes on serving while the copy is made: right before that takes the place of what it holds, it is asked again.
+    let last = subject.recorded() && matches!(own.jobs.get(&subject.names.restore_job(1)), Some(Some(JobState::Complete(_))));
+    if let Some((_, data)) = context.memory(uid).target_data.filter(|(at, _)| !last && at.elapsed() < MEASURED_FOR) {
         return Ok(data);
     }
-    if subject.recorded() || subject.disabling() || subject.resource.spec.suspend {
+    if subject.recorded() && !last || subject.disabling() || subject.resource.spec.suspend {
         return Err("it was not asked".to_owned());
     }
     let Some(mut session) = session else { return Err("the server does not answer".to_owned()) };

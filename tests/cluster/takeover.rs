@@ -174,8 +174,8 @@ fn give_back<D: Database>(reports: &Place<D>, target: &Value, kept: &Value) -> V
     let found: Value = serde_json::from_str(&reports.kubectl(&["get", "statefulset", "reports-db", "-o", "json"]).unwrap()).unwrap();
     let directory = target["dataDirectory"].as_str().unwrap();
     let containers = found["spec"]["template"]["spec"]["containers"].as_array().unwrap();
-    let mounts = containers.iter().flat_map(|container| container["volumeMounts"].as_array().unwrap());
-    let data = mounts.filter(|mount| directory.starts_with(mount["mountPath"].as_str().unwrap())).next_back().unwrap();
+    let mut mounts = containers.iter().flat_map(|container| container["volumeMounts"].as_array().unwrap());
+    let data = mounts.rfind(|mount| directory.starts_with(mount["mountPath"].as_str().unwrap())).unwrap();
     let backup = json!({"name": "backup", "mountPath": "/run/understudy/backup"});
     let words = ["/understudy", "agent", "give-back", "--engine", D::ENGINE, "--volume", "/run/understudy/backup"];
     let words = [words.as_slice(), &["--directory", kept["directory"].as_str().unwrap(), "--data-directory", directory]].concat();
@@ -183,7 +183,7 @@ fn give_back<D: Database>(reports: &Place<D>, target: &Value, kept: &Value) -> V
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "give-back"}, "spec": {
         "restartPolicy": "Never",
         "securityContext": {"runAsUser": target["user"], "runAsGroup": target["group"], "fsGroup": target["group"]},
-        "initContainers": [{"name": "clear", "image": "busybox:1.36", "command": ["find", directory, "-mindepth", "1", "-delete"], "volumeMounts": [data]}],
+        "initContainers": [{"name": "clear", "image": "busybox:1.36", "command": ["sh", "-c", "rm -rf \"$0\"/* \"$0\"/.[!.]*", directory], "volumeMounts": [data]}],
         "containers": [{"name": "give-back", "image": image, "command": words, "volumeMounts": [data, backup]}],
         "volumes": [
             {"name": data["name"], "persistentVolumeClaim": {"claimName": format!("{}-reports-db-0", data["name"].as_str().unwrap())}},

@@ -101,9 +101,11 @@ impl<E: Engine> Enabling<'_, E> {
         let name = self.subject.replica(number);
         let target = self.facts.target.is_some();
         // A copy that is made anew, or a database that goes on by itself.
-        let remedy = |saves: &str| match target {
-            true => "set enabled to false: it goes on as a stand-alone database with the data that it has.".to_owned(),
-            false => format!("{saves}, then kubectl delete pvc {}; it is seeded anew.", self.claim(number).unwrap_or_default()),
+        let remedy = |saves: &str| {
+            if target {
+                return "set enabled to false: it goes on as a stand-alone database with the data that it has.".to_owned();
+            }
+            format!("{saves}, then kubectl delete pvc {}; it is seeded anew.", self.claim(number).unwrap_or_default())
         };
         match state {
             State::Absent | State::Restoring => {

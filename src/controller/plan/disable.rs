@@ -48,12 +48,9 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     for number in numbers {
         gone &= replica::remove(names, own, &mut draft, number);
     }
-    for (name, job) in &own.jobs {
-        let planned = draft.steps.contains(&Step::Delete(Kind::Job, name.clone()));
-        if job.is_some() && !planned {
-            draft.steps.push(Step::Delete(Kind::Job, name.clone()));
-        }
-    }
+    let jobs = own.jobs.iter().filter(|(_, job)| job.is_some()).map(|(name, _)| Step::Delete(Kind::Job, name.clone()));
+    let jobs: Vec<_> = jobs.filter(|step| !draft.steps.contains(step)).collect();
+    draft.steps.extend(jobs);
     gone &= own.jobs.is_empty() && own.pods.iter().all(|pod| pod.ended);
     if !gone {
         draft.status.replicas.iter_mut().for_each(|entry| "Removing".clone_into(&mut entry.state));
@@ -101,29 +98,45 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
             let (_, why) = super::draft::describe(&preflight::reach(subject, facts));
             if waited.is_none_or(|waited| waited < again::ABANDON) {
                 let rest = if deleting { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
-                draft.ready(
-                    false,
-                    !deleting,
-                    "SourceUnreachable",
-                    format!("the replicas are gone; the source's changes are undone as soon as it answers{rest}. {why}"),
-                );
+                let message = format!("nothing is a replica any more; the source's changes are undone as soon as it answers{rest}. {why}");
+                draft.ready(false, !deleting, "SourceUnreachable", message);
                 return draft.finish(again::BLOCKED);
             }
             draft.steps.push(not_cleaned::<E>(&names.identity, &recorded, "the source did not answer"));
         }
     }
 
-    if let Returned::Silent(why) = returned {
-        if waited.is_none_or(|waited| waited < again::ABANDON) {
-            let rest = if deleting { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
-            let message = format!("the source is as it was; the target becomes a stand-alone database as soon as it answers{rest}. {why}");
-            draft.ready(false, !deleting, "TargetUnreachable", message);
-            return draft.finish(again::BLOCKED);
-        }
-        draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", takeover::by_hand(subject)) });
+    if let Returned::Silent(why) = returned
+        && let Some(plan) = silent(subject, &mut draft, &why, waited)
+    {
+        return plan;
     }
 
-    change::forget_key(subject, facts, &mut draft);
+    clear(subject, facts, &mut draft);
+    if draft.steps.iter().any(|step| !matches!(step, Step::Tell { .. })) {
+        // What was found is told once, at the end.
+        draft.steps.retain(|step| !matches!(step, Step::Tell { .. }));
+        return draft.finish(again::SOON);
+    }
+    end::<E>(subject, facts, draft)
+}
+
+/// A target that does not answer is waited for; none once that is given up, which is told.
+fn silent<S: Clone>(subject: &Subject, draft: &mut Draft<S>, why: &str, waited: Option<Duration>) -> Option<Plan<S>> {
+    if waited.is_none_or(|waited| waited < again::ABANDON) {
+        let rest = if subject.deleting() { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
+        let message = format!("the source is as it was; the target becomes a stand-alone database as soon as it answers{rest}. {why}");
+        draft.ready(false, !subject.deleting(), "TargetUnreachable", message);
+        return Some(draft.clone().finish(again::BLOCKED));
+    }
+    draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", takeover::by_hand(subject)) });
+    None
+}
+
+/// Plans to remove what is left of ours in the namespace.
+fn clear<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
+    let (names, own) = (&subject.names, &facts.own);
+    change::forget_key(subject, facts, draft);
     if facts.credentials {
         draft.steps.push(Step::Delete(Kind::Secret, names.credentials()));
     }
@@ -136,14 +149,8 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         // Of what a target held before there is no other copy.
         let only_copy = draft.status.kept.as_ref().is_some_and(|kept| kept.claim == *claim);
         let policy = if only_copy { DeletionPolicy::Retain } else { subject.resource.spec.deletion_policy };
-        replica::dispose(policy, own, &mut draft, claim.clone());
+        replica::dispose(policy, own, draft, claim.clone());
     }
-    if draft.steps.iter().any(|step| !matches!(step, Step::Tell { .. })) {
-        // What was found is told once, at the end.
-        draft.steps.retain(|step| !matches!(step, Step::Tell { .. }));
-        return draft.finish(again::SOON);
-    }
-    end::<E>(subject, facts, draft)
 }
 
 /// While the replicas still run: the source is made to get on without them, so that it goes on taking writes when they stop. None when that is done, or can't

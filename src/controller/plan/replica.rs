@@ -99,7 +99,7 @@ pub fn observe_restore<E: Engine>(subject: &Subject, facts: &Facts<E>, before: O
     }
 }
 
-/// Where a replica stands whose server answers; `lost` tells that the source has dropped what it still needs.
+/// Where a replica stands whose server answers; `dropped` tells that the source no longer has what it still needs.
 #[must_use]
 pub fn observe_server<E: Engine>(
     facts: &Facts<E>,
@@ -107,10 +107,10 @@ pub fn observe_server<E: Engine>(
     before: Option<&ReplicaStatus>,
     number: u32,
     replica: &ReplicaSummary,
-    lost: bool,
+    dropped: bool,
 ) -> State {
     // Only a server that says it is a standby is a copy: one that was promoted may hold what exists nowhere else.
-    if lost && replica.read_only && server.position.lacks(&replica.applied).is_none() {
+    if dropped && replica.read_only && server.position.lacks(&replica.applied).is_none() {
         return State::Lost("what it had not received yet passed the source's limit for retained log".to_owned());
     }
     let proven = before.is_some_and(|before| before.proven_at.is_some());

@@ -160,8 +160,8 @@ impl<E: Engine> Enabling<'_, E> {
                 }
                 self.exchange(&mut draft, target);
             }
-            State::Starting(_) => {
-                draft.steps.extend(stuck(subject, facts, target, Some(Data::Staged)).filter(|_| target.wants(&subject.names.identity).is_some()))
+            State::Starting(_) if target.wants(&subject.names.identity).is_some() => {
+                draft.steps.extend(stuck(subject, facts, target, Some(Data::Staged)));
             }
             State::CatchingUp => draft.steps.extend(self.mark(NUMBER)),
             State::InSync if draft.status.target.as_ref().is_some_and(|recorded| !recorded.cleared) => {
@@ -228,7 +228,7 @@ fn kept<S>(subject: &Subject, own: &Own, now: Timestamp, draft: &mut Draft<S>, r
     };
     let job = build_keep_job(request, &recorded.version);
     let Some(message) = done(subject, own, now, draft, job) else { return false };
-    let mut kept = message.and_then(|message| serde_json::from_str::<KeptStatus>(&message).ok()).unwrap_or_default();
+    let mut kept = serde_json::from_str::<KeptStatus>(&message).unwrap_or_default();
     (kept.claim, kept.directory) = (subject.names.backup_claim(), subject.names.kept_directory());
     let bytes = u64::try_from(kept.bytes).map(format_bytes).unwrap_or_default();
     let note = format!("what the target held before, {bytes}, is backed up and verified: directory {} of PersistentVolumeClaim {}", kept.directory, kept.claim);
@@ -238,11 +238,11 @@ fn kept<S>(subject: &Subject, own: &Own, now: Timestamp, draft: &mut Draft<S>, r
 }
 
 /// Plans a Job on the target's volume. Gives its message once it is done, if that is still there; one that fails is said, and tried again.
-fn done<S>(subject: &Subject, facts: &Own, now: Timestamp, draft: &mut Draft<S>, job: Job) -> Option<Option<String>> {
+fn done<S>(subject: &Subject, facts: &Own, now: Timestamp, draft: &mut Draft<S>, job: Job) -> Option<String> {
     let name = job.metadata.name.clone().unwrap_or_default();
     match facts.jobs.get(&name) {
         None => draft.steps.push(Step::Apply(Object::Job(Box::new(job)))),
-        Some(Some(JobState::Complete(message))) => return Some(message.clone()),
+        Some(Some(JobState::Complete(message))) => return Some(message.clone().unwrap_or_default()),
         Some(Some(JobState::Failed(why, at))) if backup::waited(subject, now, *at, 4) => {
             draft.steps.push(Step::Tell { warning: true, reason: "VolumeNotCleared", note: format!("Job {name} failed: {why}; it is tried again") });
             draft.steps.push(Step::Delete(Kind::Job, name));
@@ -285,8 +285,8 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
         draft.steps.extend(left.map(|job| Step::Delete(Kind::Job, (*job).clone())));
         return waits("waits for the end of the Jobs that work on its volume");
     }
-    let (wants, runs) = (target.wants(&names.identity), target.runs(&names.identity));
-    if let Some(step) = stuck(subject, facts, target, wants) {
+    let (asked, runs) = (target.wants(&names.identity), target.runs(&names.identity));
+    if let Some(step) = stuck(subject, facts, target, asked) {
         draft.steps.push(step);
         return waits("is being restarted");
     }
@@ -300,38 +300,12 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
     let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
     let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
-    match (wants, &put_back) {
+    match (asked, &put_back) {
         (Some(Data::Staged), _) if proven => {
             if let Err(why) = answer {
                 return silent(why);
             }
-            if !kept(subject, &facts.own, facts.now, draft, &request) {
-                return waits("has what it held before backed up");
-            }
-            if done(subject, &facts.own, facts.now, draft, build_release_job(&request)).is_none() {
-                return waits("is about to become a stand-alone server");
-            }
-            // Again, until nothing else is left to do: it may have been cut off.
-            draft.steps.push(Step::Promote);
-            let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
-            // What was changed on the source came with the copy.
-            let Some(left) = target.promoted.as_ref().map(|server| E::plan_disable(server, &names.identity, changes)) else {
-                return waits("becomes a stand-alone server");
-            };
-            let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
-            if !left.is_empty() && !(facts.failure.is_some() && waited.is_some_and(|waited| waited >= again::ABANDON * 3)) {
-                draft.steps.extend(left.into_iter().map(Step::Target));
-                return waits("is a stand-alone server, and loses what came with the copy");
-            }
-            let nothing_left = put_back.is_none();
-            draft.steps.extend(put_back);
-            if nothing_left {
-                return Returned::Silent(format!(
-                    "somebody's manifest names the init container understudy-swap of StatefulSet {} by now: take it out of the manifest",
-                    database.stateful_set
-                ));
-            }
-            return waits("becomes a stand-alone server, and restarts without what it was given");
+            return stand_alone(subject, facts, draft, target, &request, put_back);
         }
         (Some(Data::Staged), _) => {
             draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
@@ -383,6 +357,45 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
         recorded.returned = true;
     }
     Returned::Done
+}
+
+/// Plans to make a copy that was proven a server of its own, and to give up our fields of its StatefulSet then.
+fn stand_alone<E: Engine>(
+    subject: &Subject,
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    target: &TargetFacts<E>,
+    request: &JobRequest<'_>,
+    put_back: Option<Step<E::Step>>,
+) -> Returned {
+    let name = request.workload.source;
+    let waits = |why: &str| Returned::Waits(format!("the target {name} {why}"));
+    if !kept(subject, &facts.own, facts.now, draft, request) {
+        return waits("has what it held before backed up");
+    }
+    if done(subject, &facts.own, facts.now, draft, build_release_job(request)).is_none() {
+        return waits("is about to become a stand-alone server");
+    }
+    // Again, until nothing else is left to do: it may have been cut off.
+    draft.steps.push(Step::Promote);
+    let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
+    // What was changed on the source came with the copy.
+    let Some(left) = target.promoted.as_ref().map(|server| E::plan_disable(server, &subject.names.identity, changes)) else {
+        return waits("becomes a stand-alone server");
+    };
+    let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
+    let refused = facts.failure.is_some() && waited.is_some_and(|waited| waited >= again::ABANDON * 3);
+    if !left.is_empty() && !refused {
+        draft.steps.extend(left.into_iter().map(Step::Target));
+        return waits("is a stand-alone server, and loses what came with the copy");
+    }
+    let Some(put_back) = put_back else {
+        return Returned::Silent(format!(
+            "somebody's manifest names the init container understudy-swap of StatefulSet {name} by now: take it out of the manifest"
+        ));
+    };
+    draft.steps.push(put_back);
+    waits("restarts without what it was given")
 }
 
 /// What is said of a target that could not be given back.
