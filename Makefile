@@ -8,6 +8,8 @@ CLUSTER_COMMAND := deploy/local/cluster
 export CLUSTER ?= local
 # Which database the demo shows and the benchmark measures.
 export ENGINE ?= postgresql
+# What the demo shows: replicas beside the source (in-place), or another application's database that becomes one (between-applications).
+export TOPOLOGY ?= in-place
 
 .PHONY: help
 help: ## this list
@@ -35,12 +37,16 @@ image: ## build the operator's static binary and import it as an image
 install: ## install the operator with its chart, or bring it up to date
 	@$(CLUSTER_COMMAND) enter deploy/install
 
+.PHONY: demo-check
+demo-check:
+	@deploy/demo check
+
 .PHONY: demo
-demo: cluster-up $(if $(IMAGE),,image) install ## a database with an application gets its replica (ENGINE=postgresql, mysql, redis or mongodb): before and after, and left running
+demo: demo-check cluster-up $(if $(IMAGE),,image) install ## a database with an application gets its replica (ENGINE=postgresql, mysql, redis or mongodb; TOPOLOGY=between-applications: another's becomes it, not for mongodb): before and after, and left running
 	@$(CLUSTER_COMMAND) enter deploy/demo up
 
 .PHONY: demo-down
-demo-down: ## undo what the demo did: replication disabled, the source as it was, the example removed
+demo-down: ## undo what the demo did (ENGINE=… and TOPOLOGY=… as there): replication disabled, the source as it was, the example removed
 	@$(CLUSTER_COMMAND) enter deploy/demo down
 
 # Tests that talk to pods run inside the cluster's network; cargo itself stays outside, where the registries are.

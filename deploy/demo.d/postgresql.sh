@@ -17,3 +17,4 @@ count_left() {
 	psql_in "$1" "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'understudy%')
 		+ (SELECT count(*) FROM pg_hba_file_rules WHERE array_to_string(user_name, ',') LIKE '%understudy%')"
 }
+show_empty() { show_in_pod "$1" psql -U reports -c '\dt'; }

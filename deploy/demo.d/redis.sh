@@ -16,3 +16,4 @@ show_role() { show_in_pod "$1" redis-cli ROLE | head -n 2; }
 show_link() { show_in_pod orders-db-0 redis-cli INFO replication | grep -E '^slave0|^master_repl_offset' || true; }
 show_write() { show_in_pod "$1" redis-cli DEL orders; }
 count_left() { in_pod "$1" redis-cli ACL USERS | grep -c understudy || true; }
+show_empty() { show_in_pod "$1" redis-cli DBSIZE; }
