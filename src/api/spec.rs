@@ -248,7 +248,7 @@ pub struct Target {
     #[x_kube(validation = Rule::new("self == oldSelf").message("target.statefulSetRef cannot be changed: delete this resource and create another"))]
     pub stateful_set_ref: ObjectName,
 
-    /// The administrator of the database that the target is now; once it is a replica, it has the source's.
+    /// The administrator of the database that the target is now; once it is a replica, it has the source's, but for Redis, whose users are not a part of the data.
     pub credentials: Credentials,
 
     /// The container that runs the database. Default: as for the source.

@@ -173,7 +173,8 @@ async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<Joined<E>> 
         None => recorded.is_some_and(|target| target.joined),
     };
     // Where the source is lost with its Secret, its password may stand in the target's own.
-    let administrator = read.source.administrator.as_ref().or(target.administrator.as_ref());
+    let (source, own) = (read.source.administrator.as_ref(), target.administrator.as_ref());
+    let administrator = if E::USERS_ARE_DATA { source.or(own) } else { own.or(source) };
     let (true, Some(ip), Ok(administrator)) = (copy, pod.status.as_ref()?.pod_ip.as_ref(), administrator) else { return None };
     let as_replica = Database { port: database.port, ..subject.source_database() };
     let asked = async {

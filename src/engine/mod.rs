@@ -272,6 +272,8 @@ pub trait Engine: Send + Sync + 'static {
     const PREFIX: &'static str;
     /// Applications are told their database, user name and password by variables of their own.
     const LOGIN_VARIABLES: bool;
+    /// Users and passwords are a part of the data, and come with a copy; otherwise each server has its own.
+    const USERS_ARE_DATA: bool;
     /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
     const RESTORE_NEEDS_DATABASE: bool;
 

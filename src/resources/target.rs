@@ -86,13 +86,12 @@ pub fn build_target_as_before(stateful_set: &StatefulSet, container: &str, argum
     let found = template_of(stateful_set)?.containers.iter().find(|found| found.name == container);
     let args = found.and_then(|found| found.args.as_deref()).unwrap_or_default();
     let left = without(args, &[arguments.to_vec()]);
-    let pod = if !arguments.is_empty() && left.len() < args.len() {
-        json!({"containers": [{"name": container, "args": left}]})
-    } else if init_container(template_of(stateful_set)).is_some() && held_by(stateful_set, SWAP, manager) {
-        json!({})
-    } else {
+    let holds = init_container(template_of(stateful_set)).is_some() && held_by(stateful_set, SWAP, manager);
+    if left.len() == args.len() && !holds {
         return None;
-    };
+    }
+    // Where arguments were applied once they are ours as a whole: not to name them would take them all away.
+    let pod = if arguments.is_empty() { json!({}) } else { json!({"containers": [{"name": container, "args": left}]}) };
     Some(patch(stateful_set.metadata.name.as_deref()?, stateful_set.metadata.uid.as_deref(), &pod))
 }
 
@@ -171,6 +170,11 @@ mod tests {
         let changed = patched(before.clone(), &change(&before, Data::Staged, &include()), &[MANAGER]);
         let back = build_target_as_before(&changed, "db", &include(), MANAGER).unwrap();
         assert_eq!(back["spec"]["template"]["spec"], json!({"containers": [{"name": "db", "args": []}]}));
+        // On the way back by the previous data ours are gone already, and the user's are still applied by us.
+        let theirs = target(&json!(["/etc/redis.conf"]));
+        let changed = patched(theirs.clone(), &change(&theirs, Data::Previous, &include()), &[MANAGER]);
+        let back = build_target_as_before(&changed, "db", &include(), MANAGER).unwrap();
+        assert_eq!(back["spec"]["template"]["spec"], json!({"containers": [{"name": "db", "args": ["/etc/redis.conf"]}]}));
         let plain = patched(before.clone(), &change(&before, Data::Staged, &[]), &[MANAGER]);
         assert_eq!(build_target_as_before(&plain, "db", &[], MANAGER).unwrap()["spec"]["template"]["spec"], json!({}));
         let copied = patched(before.clone(), &change(&before, Data::Staged, &[]), &[MANAGER, "pipeline"]);

@@ -115,6 +115,7 @@ impl Engine for MongoDb {
     const ADMINISTRATOR: &'static str = "root";
     const PREFIX: &'static str = "MONGODB";
     const LOGIN_VARIABLES: bool = false;
+    const USERS_ARE_DATA: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

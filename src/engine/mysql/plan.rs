@@ -107,6 +107,7 @@ impl Engine for MySql {
     const ADMINISTRATOR: &'static str = "root";
     const PREFIX: &'static str = "MYSQL";
     const LOGIN_VARIABLES: bool = true;
+    const USERS_ARE_DATA: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = true;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

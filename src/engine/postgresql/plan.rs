@@ -122,6 +122,7 @@ impl Engine for PostgreSql {
     const ADMINISTRATOR: &'static str = "postgres";
     const PREFIX: &'static str = "POSTGRESQL";
     const LOGIN_VARIABLES: bool = true;
+    const USERS_ARE_DATA: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -85,6 +85,7 @@ impl Engine for Redis {
     const ADMINISTRATOR: &'static str = "default";
     const PREFIX: &'static str = "REDIS";
     const LOGIN_VARIABLES: bool = false;
+    const USERS_ARE_DATA: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
