@@ -84,6 +84,8 @@ pub struct Memory {
     pub written: Option<Arc<DatabaseReplication>>,
     /// Marks written to the source's log, by replica.
     pub marks: BTreeMap<u32, Position>,
+    /// Since when replicas hold what the source does not.
+    pub ahead: BTreeMap<u32, Instant>,
     /// What failed when steps were last executed, and how many times in a row.
     pub failure: Option<(String, u32)>,
     /// Objects of the user's that were read a moment ago.

@@ -329,6 +329,8 @@ pub struct Facts<E: Engine> {
     pub own: Own,
     /// Servers of replicas by number.
     pub replicas: BTreeMap<u32, Server<ReplicaSummary>>,
+    /// Replicas that hold what the source does not, and for how long that has been seen.
+    pub ahead: BTreeMap<u32, Duration>,
     /// Positions written to the source's log to be looked for on a replica.
     pub marks: BTreeMap<u32, Position>,
     /// What failed when steps were last executed.

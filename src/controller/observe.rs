@@ -128,6 +128,8 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);
     let claim = claim_of(context, source, shape.as_ref(), &mut read.claims).await?;
+    let ahead = ahead::<E>(memory.ahead, &server, &replicas);
+    context.remember(uid, |memory| memory.ahead.clone_from(&ahead));
     let (taken, variables) = read.others(context, subject);
     let facts = Facts {
         now,
@@ -150,6 +152,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         not_grown: memory.not_grown,
         own,
         replicas,
+        ahead: ahead.into_iter().map(|(number, since)| (number, since.elapsed())).collect(),
         marks: memory.marks,
         failure: memory.failure.map(|(message, _)| message),
     };
@@ -157,6 +160,24 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let keep = matches!(facts.server, Server::Up(_)) && (facts.target.is_none() || subject.ready());
     context.remember(uid, |memory| memory.read = keep.then_some((at, read)));
     Ok(Observed { facts, sessions: Sessions { source: session, target: target_session } })
+}
+
+/// Since when replicas hold what the source does not. What is not known now stays as it was.
+fn ahead<E: Engine>(
+    mut since: BTreeMap<u32, Instant>,
+    server: &Server<E::SourceFacts>,
+    replicas: &BTreeMap<u32, Server<ReplicaSummary>>,
+) -> BTreeMap<u32, Instant> {
+    let Server::Up(server) = server else { return since };
+    let position = E::summary(server).position;
+    for (number, replica) in replicas {
+        match replica {
+            Server::Up(replica) if position.lacks(&replica.applied).is_some() => drop(since.entry(*number).or_insert_with(Instant::now)),
+            Server::Up(_) => drop(since.remove(number)),
+            _ => {}
+        }
+    }
+    since
 }
 
 /// A target as a replica, with its session, and what it says as a server of its own where it is one already.

@@ -274,6 +274,8 @@ pub trait Engine: Send + Sync + 'static {
     const LOGIN_VARIABLES: bool;
     /// Users and passwords are a part of the data, and come with a copy; otherwise each server has its own.
     const USERS_ARE_DATA: bool;
+    /// A replica may have applied what the source has written to its log and not yet counted as executed: that it is ahead means something only where it lasts.
+    const COUNTS_LATE: bool;
     /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
     const RESTORE_NEEDS_DATABASE: bool;
 

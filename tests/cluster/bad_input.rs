@@ -56,7 +56,6 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
         r["spec"].as_object_mut().unwrap().remove("replicas");
         r["spec"]["target"] = target.clone();
     });
-    refused("a target that is no rehearsal", &alone, &["only rehearses", "`dryRun: true`", "use `replicas`"]);
     let rehearsed = |change: &dyn Fn(&mut Value)| {
         let mut resource = alone.clone();
         resource["metadata"]["name"] = json!("rehearsed");
@@ -116,7 +115,6 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
     shop.apply(&rehearsed(&|_| {})).unwrap();
     let other = rehearsed(&|spec| spec["target"]["statefulSetRef"]["name"] = json!("other-db"));
     refused("another target", &other, &["target.statefulSetRef cannot be changed"]);
-    refused("an end of the rehearsal", &rehearsed(&|spec| spec["dryRun"] = json!(false)), &["only rehearses"]);
     refused("no replicas", &with(&|r| r["spec"]["replicas"] = json!(0)), &["spec.replicas", "greater than or equal to 1"]);
     refused("ten replicas", &with(&|r| r["spec"]["replicas"] = json!(10)), &["spec.replicas", "less than or equal to 9"]);
     refused("an unknown field", &with(&|r| r["spec"]["replicaz"] = json!(1)), &["unknown field \"spec.replicaz\""]);

@@ -210,6 +210,8 @@ pub mod again {
     pub const SOON: Duration = Duration::from_millis(500);
     /// A copy is running.
     pub const PROGRESS: Duration = Duration::from_secs(2);
+    /// By then a source has counted what it has written to its log, where its replicas may be ahead of that.
+    pub const COUNTED: Duration = Duration::from_secs(10);
     /// The user has to do something.
     pub const BLOCKED: Duration = Duration::from_secs(10);
     /// Everything is as it should be.

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Draft, Facts, Kind, Object, Step, Subject, backup, takeover};
+use super::{Draft, Facts, Kind, Object, Step, Subject, again, backup, takeover};
 use crate::api::{DeletionPolicy, ReplicaStatus, Storage};
 use crate::controller::facts::{JobState, Server};
 use crate::engine::{Engine, Held, Lag, Position, Progress, ReplicaSummary, SourceSummary};
@@ -123,7 +123,8 @@ pub fn observe_server<E: Engine>(
     // The replica was asked before the source: whatever it has and the source lacks was written to the replica, or the source went back in time. It stays
     // another database also where the source later reaches the same number: and it is never thrown away as a copy that merely fell behind.
     let recorded = || before.and_then(|before| before.diverged.clone());
-    if let Some(diverged) = server.position.lacks(&replica.applied).or_else(recorded).or_else(|| lost_records(server, replica)) {
+    let lasts = !E::COUNTS_LATE || facts.ahead.get(&number).is_some_and(|since| *since >= again::COUNTED);
+    if let Some(diverged) = server.position.lacks(&replica.applied).filter(|_| lasts).or_else(recorded).or_else(|| lost_records(server, replica)) {
         return State::Diverged(diverged);
     }
     if replica.copy_progress.is_some() {
@@ -140,7 +141,7 @@ pub fn observe_server<E: Engine>(
     if let Some(trouble) = &replica.trouble {
         return State::NotReplicating(trouble.clone());
     }
-    if server.position.partial_cmp(&replica.applied).is_none() {
+    if lasts && server.position.partial_cmp(&replica.applied).is_none() {
         return State::NotReplicating("it follows another history than the source's".to_owned());
     }
     let arrived = facts.marks.get(&number).is_some_and(|mark| replica.applied.reaches(mark));

@@ -116,6 +116,7 @@ impl Engine for MongoDb {
     const PREFIX: &'static str = "MONGODB";
     const LOGIN_VARIABLES: bool = false;
     const USERS_ARE_DATA: bool = true;
+    const COUNTS_LATE: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -108,6 +108,7 @@ impl Engine for MySql {
     const PREFIX: &'static str = "MYSQL";
     const LOGIN_VARIABLES: bool = true;
     const USERS_ARE_DATA: bool = true;
+    const COUNTS_LATE: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = true;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -123,6 +123,7 @@ impl Engine for PostgreSql {
     const PREFIX: &'static str = "POSTGRESQL";
     const LOGIN_VARIABLES: bool = true;
     const USERS_ARE_DATA: bool = true;
+    const COUNTS_LATE: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -86,6 +86,7 @@ impl Engine for Redis {
     const PREFIX: &'static str = "REDIS";
     const LOGIN_VARIABLES: bool = false;
     const USERS_ARE_DATA: bool = false;
+    const COUNTS_LATE: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
 
     fn summary(facts: &SourceFacts) -> SourceSummary {

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::super::replica::{State, withholds_access};
-use super::super::{Plan, conditions, plan};
+use super::super::replica::{self, State, withholds_access};
+use super::super::{Plan, again, conditions, plan};
 use super::world::World;
 use crate::api::{EngineKind, Phase};
 use crate::controller::facts::{Facts, Server, Subject, Variables};
+use crate::engine::mysql::MySql;
 use crate::engine::redis::{Persistence, Redis, SourceFacts, Step, UserFacts};
-use crate::engine::{Position, ReplicaSummary};
+use crate::engine::{Engine, Position, ReplicaSummary, SourceSummary};
 
 const SNAPSHOTS: Option<Persistence> = Some(Persistence { snapshots: true, append_only: false });
 
@@ -88,6 +90,7 @@ impl Cache {
             not_grown: BTreeMap::new(),
             own,
             replicas: self.replicas.clone(),
+            ahead: BTreeMap::new(),
             marks: BTreeMap::new(),
             failure: None,
         };
@@ -245,4 +248,49 @@ fn a_source_that_would_be_killed_before_its_last_save_gets_no_replica() {
     }
     assert!(waits(30, None).is_some() && waits(10, Some(0)).is_some());
     assert_eq!([waits(10, None), waits(10, Some(11)), waits(0, Some(0))], [None, None, None], "it saves in time, or would be killed without a replica too");
+}
+
+#[test]
+fn what_a_mysql_source_has_yet_to_count_is_no_divergence_until_it_lasts() {
+    let Facts { now, source, administrator, shape, claim, config_maps, service, own, data_bytes, variables, .. } = World::new(1).facts();
+    let mut facts = Facts::<MySql> {
+        now,
+        source,
+        administrator,
+        server: Server::NotAsked,
+        shape,
+        target: None,
+        claim,
+        config_maps,
+        service,
+        key: false,
+        credentials: false,
+        rival: None,
+        neighbours: vec![],
+        withdrawn: None,
+        taken: vec![],
+        variables,
+        data_bytes,
+        not_grown: BTreeMap::new(),
+        own,
+        replicas: BTreeMap::new(),
+        ahead: BTreeMap::new(),
+        marks: BTreeMap::new(),
+        failure: None,
+    };
+    let position = |text: &str| MySql::parse_position(text).unwrap();
+    let own = "f5bb1c7c-ea60-11f1-9180-82739bbd67a0";
+    // Binary log and engine commit one after the other: the sets need not even compare.
+    for (counted, applied) in [("1-10", "1-11"), ("1-9:11", "1-10")] {
+        let server = SourceSummary { position: position(&format!("{own}:{counted}")), access: true, ..SourceSummary::default() };
+        let applied = position(&format!("{own}:{applied}"));
+        let replica = ReplicaSummary { read_only: true, streaming: true, received: applied.clone(), applied, ..ReplicaSummary::default() };
+        facts.marks.insert(1, position(&format!("{own}:1-5")));
+        let mut observe = |since: Option<Duration>| {
+            facts.ahead = since.map(|since| (1, since)).into_iter().collect();
+            replica::observe_server::<MySql>(&facts, &server, None, 1, &replica, false)
+        };
+        assert_eq!([observe(None), observe(Some(Duration::from_secs(2)))], [State::InSync, State::InSync]);
+        assert!(matches!(observe(Some(again::COUNTED)), State::Diverged(what) if what.contains(own)));
+    }
 }

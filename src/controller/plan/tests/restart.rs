@@ -123,6 +123,7 @@ impl Set {
             not_grown: BTreeMap::new(),
             own: self.own.clone(),
             replicas: self.own.stateful_sets.values().filter_map(|set| set.number).map(replica).collect(),
+            ahead: BTreeMap::new(),
             marks: self.marks.clone(),
             failure: None,
         }

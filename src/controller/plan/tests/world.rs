@@ -163,6 +163,7 @@ impl World {
             not_grown: BTreeMap::new(),
             own: self.own.clone(),
             replicas: running,
+            ahead: BTreeMap::new(),
             marks: self.marks.clone(),
             failure: None,
         }
