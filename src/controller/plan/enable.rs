@@ -8,7 +8,7 @@ use super::place::Place;
 use super::preflight;
 use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, environment, source, takeover, target};
-use crate::api::{Disruption, Phase, ReplicaStatus, SourceStatus};
+use crate::api::{Change, Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
 use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
 use crate::resources::{JobRequest, bytes_of};
@@ -383,7 +383,12 @@ impl<E: Engine> Enabling<'_, E> {
             match source.changes.iter_mut().find(|known| known.what == change.what) {
                 // The value before is that of the first time.
                 Some(known) => known.after = change.after,
-                None => source.changes.push(change),
+                // Whoever shares the source may have changed it a moment ago: then what it was is on record there.
+                None => match self.facts.neighbours.iter().find(|theirs| theirs.what == change.what) {
+                    Some(theirs) => source.changes.push(Change { before: theirs.before.clone(), ..change }),
+                    None if change.before.as_ref() != Some(&change.after) => source.changes.push(change),
+                    None => {}
+                },
             }
         }
         // What somebody else has changed already is undone by the last that goes.

@@ -545,6 +545,12 @@ fn what_a_neighbour_still_needs_is_left_to_it() {
     other.neighbours = shared.clone();
     other.settle(&[]);
     assert!(other.world.status().source.clone().unwrap().changes.contains(&shared[0]));
+    // Both began at once: the one that finds the value half changed has on record what it was, too.
+    let mut hasty = Pair::new(|_| {});
+    hasty.world.source = SourceFacts { slot_wal_keep_auto_conf: shared[0].after.clone().into(), ..hasty.world.source.clone() };
+    hasty.neighbours = shared.clone();
+    hasty.settle(&[]);
+    assert_eq!(hasty.world.status().source.clone().unwrap().changes.iter().find(|change| change.what == shared[0].what).unwrap().before, shared[0].before);
     // The first goes and leaves it; the last undoes it.
     pair.neighbours = shared.clone();
     disable(&mut pair, false);
