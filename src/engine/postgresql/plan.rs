@@ -297,7 +297,8 @@ impl Engine for PostgreSql {
             let in_force = facts.slot_wal_keep_from_auto_conf && format!("{}MB", facts.slot_wal_keep_mb) == limit.after;
             stands || in_force && facts.slot_wal_keep_auto_conf == limit.before
         };
-        if let Some(limit) = limit.filter(ours) {
+        // A record that says that nothing was changed has nothing to undo.
+        if let Some(limit) = limit.filter(ours).filter(|limit| limit.before.as_ref() != Some(&limit.after)) {
             steps.push(Step::RestoreSetting { name: SLOT_WAL_KEEP.to_owned(), before: limit.before.clone() });
         }
         steps
