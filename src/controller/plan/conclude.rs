@@ -76,7 +76,7 @@ impl<E: Engine> Enabling<'_, E> {
         } else {
             draft.set(conditions::REPLICAS_IN_SYNC, false, reason, message);
         }
-        let again = if self.facts.ahead.is_empty() { again } else { again.min(again::PROGRESS) };
+        let again = if self.facts.ahead.values().any(|since| *since < again::COUNTED) { again.min(again::PROGRESS) } else { again };
         let again = if draft.steps.is_empty() { patience(self.subject, self.facts.now, again) } else { again::NEXT };
         draft.finish(again)
     }
