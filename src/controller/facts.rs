@@ -338,6 +338,13 @@ pub struct Facts<E: Engine> {
 }
 
 impl<E: Engine> Facts<E> {
+    /// What of the recorded changes is to be undone on the source: what others still need is theirs to undo.
+    #[must_use]
+    pub fn to_undo(&self, mut recorded: Vec<Change>) -> Vec<Change> {
+        recorded.retain(|change| !self.neighbours.iter().any(|other| other.what == change.what));
+        recorded
+    }
+
     /// The replica that the servers elected to take the writes; none while the source does.
     #[must_use]
     pub fn leader(&self) -> Option<u32> {

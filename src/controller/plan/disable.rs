@@ -61,9 +61,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
 
     let source = draft.status.source.clone().unwrap_or_default();
-    let mut recorded = source.changes;
-    // What others still need is theirs to undo.
-    recorded.retain(|change| !facts.neighbours.iter().any(|other| other.what == change.what));
+    let mut recorded = facts.to_undo(source.changes);
     if let Some(plan) = restore(subject, facts, &mut draft, &recorded, waited) {
         return plan;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Draft, Facts, Step, Subject, conditions, draft::describe};
+use super::{Draft, Facts, Step, Subject, conditions, draft::describe, takeover};
 use crate::api::EnvironmentRecord;
 use crate::controller::consent::{CONFIG_MAP_NOT_ALLOWED, NOT_ALLOWED, refusal_of_config_map};
 use crate::controller::facts::{ObjectKey, Password, Place, Taken, Told};
@@ -142,8 +142,8 @@ pub fn primary_address<E: Engine>(subject: &Subject, facts: &Facts<E>) -> String
         return subject.names.host(&subject.names.replica(leader));
     }
     let source = subject.source_database();
-    match &facts.service {
-        Some(service) => format!("{service}.{}.svc", source.namespace),
+    match takeover::source_host(subject, facts) {
+        Some(host) => host,
         None if subject.target.is_none() => subject.names.host(&subject.names.primary()),
         None => {
             let governing = facts.source.as_ref().and_then(|workload| workload.stateful_set.spec.as_ref()?.service_name.clone());

@@ -111,8 +111,7 @@ pub fn unmanaged<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draf
         "the consent was taken back, and replication is not managed any more: {said} Or set enabled to false: the target goes on as a stand-alone database."
     );
     if let Server::Up(server) = &facts.server {
-        let mut recorded = draft.status.source.as_ref().map(|source| source.changes.clone()).unwrap_or_default();
-        recorded.retain(|change| !facts.neighbours.iter().any(|other| other.what == change.what));
+        let recorded = facts.to_undo(draft.status.source.as_ref().map(|source| source.changes.clone()).unwrap_or_default());
         draft.steps.extend(E::plan_disable(server, &subject.names.identity, &recorded).into_iter().map(Step::Source));
     } else {
         message.push_str(" The source does not answer: what was changed on it is undone as soon as it does.");

@@ -23,6 +23,36 @@ struct Cache {
     replicas: BTreeMap<u32, Server<ReplicaSummary>>,
 }
 
+/// What was observed of a world whose source is of another engine.
+fn facts_of<E: Engine>(world: &World, server: Server<E::SourceFacts>, replicas: BTreeMap<u32, Server<ReplicaSummary>>) -> Facts<E> {
+    let Facts { now, source, administrator, shape, claim, config_maps, service, own, data_bytes, .. } = world.facts();
+    Facts {
+        now,
+        source,
+        administrator,
+        server,
+        shape,
+        target: None,
+        claim,
+        config_maps,
+        service,
+        key: false,
+        credentials: false,
+        rival: None,
+        neighbours: vec![],
+        withdrawn: None,
+        taken: vec![],
+        variables: Variables::default(),
+        data_bytes,
+        not_grown: BTreeMap::new(),
+        own,
+        replicas,
+        ahead: BTreeMap::new(),
+        marks: BTreeMap::new(),
+        failure: None,
+    }
+}
+
 /// The source after a restart: another history, and no replication user.
 fn restarted(keys_loaded: u64, keys: u64) -> SourceFacts {
     SourceFacts {
@@ -68,35 +98,10 @@ impl Cache {
     }
 
     fn look(&mut self) -> Plan<Step> {
-        let Facts { now, source, administrator, shape, claim, config_maps, service, own, data_bytes, .. } = self.world.facts();
-        let facts = Facts::<Redis> {
-            now,
-            source,
-            administrator,
-            server: Server::Up(self.source.clone()),
-            shape,
-            target: None,
-            claim,
-            config_maps,
-            service,
-            key: false,
-            credentials: false,
-            rival: None,
-            neighbours: vec![],
-            withdrawn: None,
-            taken: vec![],
-            variables: Variables::default(),
-            data_bytes,
-            not_grown: BTreeMap::new(),
-            own,
-            replicas: self.replicas.clone(),
-            ahead: BTreeMap::new(),
-            marks: BTreeMap::new(),
-            failure: None,
-        };
+        let facts = facts_of::<Redis>(&self.world, Server::Up(self.source.clone()), self.replicas.clone());
         let subject = Subject::new::<Redis>(Arc::new(self.world.resource.clone())).unwrap();
         let plan = plan::<Redis>(&subject, &facts, "understudy:dev");
-        self.world.resource.status = Some(super::super::merge(self.world.resource.status.as_ref(), plan.status.clone(), now));
+        self.world.resource.status = Some(super::super::merge(self.world.resource.status.as_ref(), plan.status.clone(), facts.now));
         plan
     }
 
@@ -252,32 +257,7 @@ fn a_source_that_would_be_killed_before_its_last_save_gets_no_replica() {
 
 #[test]
 fn what_a_mysql_source_has_yet_to_count_is_no_divergence_until_it_lasts() {
-    let Facts { now, source, administrator, shape, claim, config_maps, service, own, data_bytes, variables, .. } = World::new(1).facts();
-    let mut facts = Facts::<MySql> {
-        now,
-        source,
-        administrator,
-        server: Server::NotAsked,
-        shape,
-        target: None,
-        claim,
-        config_maps,
-        service,
-        key: false,
-        credentials: false,
-        rival: None,
-        neighbours: vec![],
-        withdrawn: None,
-        taken: vec![],
-        variables,
-        data_bytes,
-        not_grown: BTreeMap::new(),
-        own,
-        replicas: BTreeMap::new(),
-        ahead: BTreeMap::new(),
-        marks: BTreeMap::new(),
-        failure: None,
-    };
+    let mut facts = facts_of::<MySql>(&World::new(1), Server::NotAsked, BTreeMap::new());
     let position = |text: &str| MySql::parse_position(text).unwrap();
     let own = "f5bb1c7c-ea60-11f1-9180-82739bbd67a0";
     // Binary log and engine commit one after the other: the sets need not even compare.
