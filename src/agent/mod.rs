@@ -71,6 +71,12 @@ pub trait Tools: Engine {
     /// [`AgentError::Refused`] if it would take writes, and is not to.
     fn guard(data_directory: &Path, released: bool) -> Result<(), AgentError>;
 
+    /// Whether the files of a server that has ended show that it holds no records of its users'. False where that can't be told.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    fn is_empty(data_directory: &Path) -> Result<bool, AgentError>;
+
     /// Adds to a restore that is about to take the place of other data what keeps a server from serving it as its own where nobody tells the server that it is
     /// a replica. `names` are those at the top of the other data.
     ///

@@ -325,12 +325,15 @@ pub fn build_staging_job(request: &JobRequest<'_>, number: u32, name: &str) -> J
     build(request, work)
 }
 
-/// The Job that backs up what the target, of this version, held before, onto the backup volume.
+/// The Job that backs up what the target, of this version, held before, onto the backup volume; on request only where it finds records in it.
 #[must_use]
-pub fn build_keep_job(request: &JobRequest<'_>, version: &str) -> Job {
+pub fn build_keep_job(request: &JobRequest<'_>, version: &str, unless_empty: bool) -> Job {
     let Workload { names, shape, engine, .. } = request.workload;
     let mut arguments = words(&["keep", "--engine", engine, "--mount", &shape.mount.mount_path, "--data-directory", &shape.data_directory]);
     arguments.extend(words(&["--identity", names.identity.word(), "--volume", BACKUP, "--directory", &names.kept_directory(), "--server-version", version]));
+    if unless_empty {
+        arguments.push("--unless-empty".to_owned());
+    }
     let mut work = on_target(request, names.keep_job(), "keep", arguments);
     work.mounts.push(mount("understudy-backup", BACKUP));
     work.volumes.push(claim_volume("understudy-backup", names.backup_claim()));

@@ -3,6 +3,8 @@
 use std::fs;
 
 use rustix::process::Signal;
+use understudy::agent::Tools;
+use understudy::engine::mysql::MySql;
 
 use crate::support::{RELAY_LOG, Server, Workshop, directory, give, identity, inside, succeed};
 
@@ -31,7 +33,9 @@ async fn kept_and_given_back(at_mount: bool) {
     target.answers().await;
     target.replica("it does not stream", |state| state.streaming).await;
     // While the replica serves.
-    succeed(shop.keep(KEPT, &mount, &data));
+    let mut keep = shop.keep(KEPT, &mount, &data);
+    keep.arg("--unless-empty");
+    succeed(keep);
     let report: serde_json::Value = serde_json::from_str(&shop.message()).unwrap();
     assert!(report["directory"] == KEPT && report["engine"] == "MySQL" && report["bytes"].as_u64().unwrap() > 10 << 20, "{report}");
     assert!(report["note"].as_str().unwrap().starts_with("mysql.sock: "), "{report}");
@@ -66,4 +70,23 @@ async fn what_a_target_below_its_mount_point_held_is_kept_and_comes_back() {
 #[tokio::test]
 async fn what_a_target_at_its_mount_point_held_is_kept_and_comes_back() {
     kept_and_given_back(true).await;
+}
+
+#[tokio::test]
+async fn files_of_a_server_that_has_ended_tell_whether_it_holds_records() {
+    let mut server = Server::new(&[]).await;
+    server.sql("CREATE DATABASE shop; CREATE USER clerk");
+    for (statement, signal, empty) in [
+        ("SELECT 1", Signal::TERM, true),
+        ("CREATE TABLE shop.t (n INT)", Signal::KILL, false),
+        ("DROP TABLE shop.t; CREATE TABLE shop.m (n INT) ENGINE = MyISAM", Signal::TERM, false),
+        ("DROP TABLE shop.m; CREATE TABLESPACE wide ADD DATAFILE 'wide.ibd'", Signal::TERM, false),
+        ("DROP TABLESPACE wide", Signal::TERM, true),
+    ] {
+        server.sql(statement);
+        server.stop(signal);
+        assert_eq!(MySql::is_empty(&server.data).unwrap(), empty, "{statement}");
+        server.start();
+        server.answers().await;
+    }
 }

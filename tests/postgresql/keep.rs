@@ -3,7 +3,9 @@
 use std::fs;
 
 use rustix::process::Signal;
+use understudy::agent::Tools;
 use understudy::engine::Session;
+use understudy::engine::postgresql::PostgreSql;
 
 use super::common::{OURS, Serving, identity, succeed, until, wanted};
 use super::{HBA, Server, directory, give};
@@ -37,7 +39,9 @@ async fn kept_and_given_back(at_mount: bool) {
     let follows = async || Some(target.session().await.observe_replica().await.unwrap()).filter(|state| state.streaming);
     until(follows, || target.log()).await;
     // While the replica serves.
-    succeed(shop.keep(KEPT, &mount, &data));
+    let mut keep = shop.keep(KEPT, &mount, &data);
+    keep.arg("--unless-empty");
+    succeed(keep);
     let report = shop.manifest();
     assert!(report["directory"] == KEPT && report["engine"] == "PostgreSQL" && report["bytes"].as_u64().unwrap() > 10 << 20, "{report}");
     succeed(shop.keep(KEPT, &mount, &data));
@@ -75,4 +79,24 @@ async fn what_a_target_below_its_mount_point_held_is_kept_and_comes_back() {
 #[tokio::test]
 async fn what_a_target_at_its_mount_point_held_is_kept_and_comes_back() {
     kept_and_given_back(true).await;
+}
+
+#[tokio::test]
+async fn files_of_a_server_that_has_ended_tell_whether_it_holds_records() {
+    let mut server = Server::new(HBA, &[]).await;
+    server.sql("CREATE DATABASE shop");
+    server.sql("CREATE ROLE clerk");
+    for (statement, signal, empty) in [
+        ("SELECT 1", Signal::INT, true),
+        ("CREATE TABLE t (n int)", Signal::INT, false),
+        ("DROP TABLE t", Signal::INT, true),
+        ("SELECT lo_from_bytea(0, 'record')", Signal::INT, false),
+        ("SELECT lo_unlink(oid) FROM pg_largeobject_metadata", Signal::KILL, false),
+    ] {
+        server.sql(statement);
+        server.process.stop(signal);
+        assert_eq!(PostgreSql::is_empty(&server.data).unwrap(), empty, "{statement}");
+        server.start();
+        server.answers().await;
+    }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 
 use rustix::process::Signal;
+use understudy::agent::Tools;
+use understudy::engine::redis::Redis;
 
 use super::common::{OURS, Serving, succeed, wanted};
 use super::replica::{adapted, in_step};
@@ -35,7 +37,9 @@ async fn kept_and_given_back(at_mount: bool, arguments: &[&str]) {
     target.answers().await;
     in_step(&source, &target).await;
     // While the replica serves.
-    succeed(shop.keep(KEPT, &mount, &data));
+    let mut keep = shop.keep(KEPT, &mount, &data);
+    keep.arg("--unless-empty");
+    succeed(keep);
     let report = shop.manifest();
     assert!(report["directory"] == KEPT && report["engine"] == "Redis" && report["bytes"].as_u64().unwrap() > 0, "{report}");
     succeed(shop.keep(KEPT, &mount, &data));
@@ -66,4 +70,19 @@ async fn what_a_target_below_its_mount_point_held_is_kept_and_comes_back() {
 async fn what_a_target_at_its_mount_point_held_is_kept_and_comes_back() {
     kept_and_given_back(true, &["--dbfilename", "other.rdb"]).await;
     kept_and_given_back(true, &["--appendonly", "yes"]).await;
+}
+
+#[tokio::test]
+async fn files_of_a_server_that_has_ended_tell_whether_it_holds_records() {
+    for append in ["no", "yes"] {
+        let mut server = Server::new(&["--save", "3600 1", "--appendonly", append], "").await;
+        // One that keeps every command holds what they were about until it writes its files anew.
+        for (command, empty) in [("ping", true), ("set key value", false), ("flushall", append == "no"), ("save", append == "no")] {
+            server.cli(&command.split(' ').collect::<Vec<_>>());
+            server.process.stop(Signal::TERM);
+            assert_eq!(Redis::is_empty(&server.data).unwrap(), empty, "{command} with appendonly {append}");
+            server.start();
+            server.answers().await;
+        }
+    }
 }

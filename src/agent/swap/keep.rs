@@ -39,31 +39,43 @@ pub struct Keep {
     /// Directory of this backup on it.
     #[arg(long, value_parser = crate::agent::plain_name)]
     pub directory: String,
+    /// Do nothing where it holds no records of its users'.
+    #[arg(long)]
+    pub unless_empty: bool,
     /// Version of the server that the data is of, for those who read the manifest.
     #[arg(long, default_value = "unknown")]
     pub server_version: String,
 }
 
-/// Copies what was in the data directory before to the backup volume, and verifies the copy. Gives a report as JSON. A backup that exists is compared, and not
-/// made again.
+/// Copies what was in the data directory before to the backup volume, and verifies the copy. Gives a report as JSON, `null` where there is nothing to keep. A
+/// backup that exists is compared, and not made again.
 ///
 /// # Errors
 /// [`AgentError::Refused`] unless the swap is finished with the restored data in the data directory: nothing was touched then. What was begun is cleared by the
 /// next attempt.
 pub fn keep<E: Tools>(request: &Keep) -> Result<String, AgentError> {
-    keep_as(request, E::NAME, &mut || Ok(()))
+    keep_files::<E>(request, &mut || Ok(()))
 }
 
 /// `change` is asked before every change to the disk.
-fn keep_as(request: &Keep, engine: &str, change: &mut dyn FnMut() -> Result<(), AgentError>) -> Result<String, AgentError> {
+fn keep_files<E: Tools>(request: &Keep, change: &mut dyn FnMut() -> Result<(), AgentError>) -> Result<String, AgentError> {
+    const NOTHING: &str = "null";
     let places = Places::new(&request.mount, &request.data_directory, &request.identity)?;
+    // Only what need not be kept, or is, is ever discarded.
+    if request.unless_empty && Journal::read(&places.ours)?.is_none_or(|journal| journal.phase == Phase::Discarding) {
+        return Ok(NOTHING.to_owned());
+    }
     check(&places)?;
     // Nobody swaps or discards meanwhile.
     let _lock = Lock::new(&places.ours)?;
     check(&places)?;
     let previous = places.home(Wanted::Previous);
     let done = request.volume.join(&request.directory);
-    let manifest = if done.exists() { compare(&previous, &done, engine)? } else { take(request, engine, &places, &previous, change)? };
+    if request.unless_empty && !done.exists() && E::is_empty(&previous)? {
+        tracing::info!(directory = %previous.display(), "nothing is in it that would have to be kept");
+        return Ok(NOTHING.to_owned());
+    }
+    let manifest = if done.exists() { compare(&previous, &done, E::NAME)? } else { take(request, E::NAME, &places, &previous, change)? };
     kept::report(&request.directory, &manifest)
 }
 

@@ -12,6 +12,7 @@ mod plan;
 mod tests;
 
 pub use discard::{Discard, discard};
+pub use disk::list;
 pub use keep::{Keep, keep};
 pub use plan::{Keystones, Wanted};
 
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use super::{AgentError, Common, Tools, seed};
 use crate::engine::Identity;
-use disk::{Disk, check_movable, list, observe};
+use disk::{Disk, check_movable, observe};
 use journal::{Journal, Layout, Lock, Phase};
 use plan::{Directories, Held, Move, Names, Step, plan_move};
 

@@ -220,14 +220,21 @@ fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>, data: Data
     Step::Change { patch: build_target_change(workload, &found.stateful_set, data, &arguments), stateful_set, side: "target", what }
 }
 
-/// Plans the backup of what the target held before, where that is wanted. Gives whether it may be deleted.
+/// Plans the backup of what the target held before: where that is wanted, and where it was written to after the last look at it. Gives whether it may be
+/// deleted.
 fn kept<S>(subject: &Subject, own: &Own, now: Timestamp, draft: &mut Draft<S>, request: &JobRequest<'_>) -> bool {
-    let Some(recorded) = draft.status.target.as_ref().filter(|recorded| recorded.keeps && !recorded.cleared && draft.status.kept.is_none()) else {
-        return true;
-    };
-    let job = build_keep_job(request, &recorded.version);
+    let Some(recorded) = draft.status.target.as_ref().filter(|recorded| !recorded.cleared && draft.status.kept.is_none()) else { return true };
+    let job = build_keep_job(request, &recorded.version, !recorded.keeps);
     let Some(message) = done(subject, own, now, draft, job) else { return false };
-    let mut kept = serde_json::from_str::<KeptStatus>(&message).unwrap_or_default();
+    let mut kept = match serde_json::from_str::<Option<KeptStatus>>(&message) {
+        Ok(Some(kept)) => kept,
+        Ok(None) => return true,
+        Err(_) => {
+            // Its pod is gone, and its answer with it.
+            draft.steps.push(Step::Delete(Kind::Job, subject.names.keep_job()));
+            return false;
+        }
+    };
     (kept.claim, kept.directory) = (subject.names.backup_claim(), subject.names.kept_directory());
     let bytes = u64::try_from(kept.bytes).map(format_bytes).unwrap_or_default();
     let note = format!("what the target held before, {bytes}, is backed up and verified: directory {} of PersistentVolumeClaim {}", kept.directory, kept.claim);

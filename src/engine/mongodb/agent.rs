@@ -69,6 +69,10 @@ impl Tools for MongoDb {
         Ok(())
     }
 
+    fn is_empty(_data: &Path) -> Result<bool, AgentError> {
+        Ok(false)
+    }
+
     fn prepare_swap(_staged: &Path, _data: &Path, _names: &BTreeSet<String>) -> Result<(), AgentError> {
         Err(AgentError::Refused("a member's data directory is not swapped".to_owned()))
     }

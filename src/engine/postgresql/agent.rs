@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{PostgreSql, PostgreSqlSession};
-use crate::agent::swap::Keystones;
+use crate::agent::swap::{Keystones, list};
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, checksum, kept_password, remove, tool, write_durably};
 use crate::engine::Session;
 
@@ -17,6 +17,11 @@ pub(super) const PASSFILE: &str = "understudy.pgpass";
 /// Settings besides those that name the source, whatever the source's own configuration says of them: a standby goes along when its source is promoted, and
 /// answers queries. Of no matter to a server that is no standby.
 pub(super) const FOLLOWING: [(&str, &str); 2] = [("recovery_target_timeline", "latest"), ("hot_standby", "on")];
+
+/// What a server makes of itself has lower numbers (`FirstNormalObjectId`, access/transam.h); the files of a table are called by one.
+const FIRST_NORMAL: u32 = 16_384;
+/// The file of the table of large objects, in every database (`LargeObjectRelationId`, `pg_largeobject.h`).
+const LARGE_OBJECTS: &str = "2613";
 
 /// The part of pg_basebackup's own manifest that says where the backup is consistent.
 #[derive(Deserialize)]
@@ -85,6 +90,25 @@ impl Tools for PostgreSql {
         let append = || fs::OpenOptions::new().append(true).create(true).open(&auto)?.write_all(standby_settings(request).as_bytes());
         append().map_err(AgentError::file("writing", &auto))?;
         write_durably(&data.join("standby.signal"), 0o600, b"")
+    }
+
+    fn is_empty(data: &Path) -> Result<bool, AgentError> {
+        // A server that has not ended by itself may have the last in its log only; elsewhere there are only tables.
+        if data.join("postmaster.pid").exists() || !list(&data.join("pg_tblspc"))?.is_empty() {
+            return Ok(false);
+        }
+        for database in list(&data.join("base"))? {
+            let directory = data.join("base").join(database);
+            for name in list(&directory)? {
+                let number: String = name.chars().take_while(char::is_ascii_digit).collect();
+                let path = directory.join(&name);
+                let length = || fs::metadata(&path).map(|metadata| metadata.len()).map_err(AgentError::file("looking at", &path));
+                if number.parse().is_ok_and(|number: u32| number >= FIRST_NORMAL) || name == LARGE_OBJECTS && length()? > 0 {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     fn guard(data: &Path, released: bool) -> Result<(), AgentError> {

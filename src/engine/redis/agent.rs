@@ -76,6 +76,10 @@ impl Tools for Redis {
         write_durably(&path, 0o600, format!("{}{protected}", configuration(request, &password)).as_bytes())
     }
 
+    fn is_empty(data: &Path) -> Result<bool, AgentError> {
+        own::is_empty(data)
+    }
+
     fn guard(data: &Path, released: bool) -> Result<(), AgentError> {
         let path = data.join(CONFIGURATION);
         let text = fs::read_to_string(&path).map_err(AgentError::file("a server started here would take writes: reading", &path))?;

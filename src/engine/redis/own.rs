@@ -11,8 +11,9 @@ use std::path::Path;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::Redis;
 use super::agent::{STAGED_SNAPSHOT, quoted};
+use super::{Redis, rdb};
+use crate::agent::swap::list;
 use crate::agent::{AgentError, Tools, remove, sync_directory, write_durably};
 
 /// No snapshot, no directory of append-only files, no list of users: a server that finds this refuses to start.
@@ -23,6 +24,8 @@ const NAMES: &str = "understudy.names.json";
 const PARTIAL: &str = "understudy.partial";
 /// What all files of ours begin with.
 const OURS: &str = "understudy.";
+/// What the name of a list of append-only files ends in.
+const MANIFEST: &str = ".manifest";
 /// The name of the snapshot where the settings give none.
 const DEFAULT: &str = "dump.rdb";
 
@@ -43,7 +46,7 @@ impl Names {
             let path = data.join(name);
             if path.is_dir() {
                 let files = fs::read_dir(&path).map_err(AgentError::file("reading", &path))?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-                found.append_only.extend(files.filter_map(|file| Some((name.clone(), file.strip_suffix(".manifest")?.to_owned()))));
+                found.append_only.extend(files.filter_map(|file| Some((name.clone(), file.strip_suffix(MANIFEST)?.to_owned()))));
             // What a killed server has left of a snapshot that it did not finish is called temp-….
             } else if !name.starts_with("temp-") && path.is_file() && is_snapshot(&path)? {
                 found.snapshots.insert(name.clone());
@@ -73,6 +76,31 @@ fn is_snapshot(path: &Path) -> Result<bool, AgentError> {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
         other => other.map(|_| begin == b"REDIS").map_err(AgentError::file("reading", path)),
     }
+}
+
+/// See [`Tools::is_empty`]: no snapshot with anything in it, and no append-only file.
+pub fn is_empty(data: &Path) -> Result<bool, AgentError> {
+    let nothing = |path: &Path| {
+        let length = || path.metadata().map(|metadata| metadata.len());
+        if is_snapshot(path)? { rdb::is_empty(path) } else { length().map(|length| length == 0) }.map_err(AgentError::file("reading", path))
+    };
+    for name in list(data)? {
+        let path = data.join(&name);
+        let empty = if path.is_dir() {
+            let files = list(&path)?;
+            let append_only = files.iter().any(|file| file.ends_with(MANIFEST));
+            let mut holding = files.iter().filter(|file| append_only && !file.ends_with(MANIFEST)).map(|file| nothing(&path.join(file)));
+            holding.try_fold(true, |empty, next| next.map(|next| empty && next))?
+        } else {
+            // One file of them all, before 7.0; what a killed server has left of one that it did not finish is called temp-….
+            let holds = path.extension().is_some_and(|extension| extension == "aof") || is_snapshot(&path)?;
+            name.starts_with("temp-") || !holds || nothing(&path)?
+        };
+        if !empty {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn is_decoy(path: &Path) -> bool {
@@ -123,7 +151,7 @@ pub fn give(data: &Path) -> Result<(), AgentError> {
         };
         made().map_err(AgentError::file("making", &partial))?;
         let manifest = format!("file {} seq 1 type b\n", quoted(&base));
-        write_durably(&partial.join(format!("{file}.manifest")), 0o600, manifest.as_bytes())?;
+        write_durably(&partial.join(format!("{file}{MANIFEST}")), 0o600, manifest.as_bytes())?;
         remove(&path)?;
         fs::rename(&partial, &path).map_err(AgentError::file("renaming", &partial))?;
     }

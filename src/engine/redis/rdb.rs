@@ -63,6 +63,22 @@ pub fn read(path: &Path) -> io::Result<Snapshot> {
     Ok(Snapshot { position: position(&head), verified: written != 0, sha256: hex::encode(sha.finalize()) })
 }
 
+/// Whether a snapshot file holds nothing at all: no key and no function, nor anything behind it. What can't be read as one holds something.
+///
+/// # Errors
+/// If it can't be read.
+pub fn is_empty(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(HEAD as u64).read_to_end(&mut head)?;
+    let mut rest = head.get(9..).unwrap_or_default();
+    while let Some((key, fields)) = rest.strip_prefix(&[AUX]).and_then(string) {
+        let Some((_, left)) = string(fields).filter(|_| !key.is_empty()) else { return Ok(false) };
+        rest = left;
+    }
+    // After the end there are the 8 bytes of the checksum.
+    Ok(head.starts_with(b"REDIS") && rest.first() == Some(&EOF) && rest.len() == 9)
+}
+
 fn table() -> [u64; 256] {
     let mut table = [0; 256];
     for (byte, entry) in (0u64..).zip(table.iter_mut()) {
@@ -167,6 +183,22 @@ mod tests {
         let at = bytes.windows(7).position(|name| name == b"repl-id").unwrap();
         bytes[at] = b'x';
         assert_eq!(position(&bytes), None);
+    }
+
+    #[test]
+    fn a_snapshot_is_empty_when_nothing_is_between_its_fields_and_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("dump.rdb");
+        let is = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            is_empty(&path).unwrap()
+        };
+        let whole = bytes();
+        let database = whole.windows(3).position(|part| part == b"\xfe\x00\xfb").unwrap();
+        let empty = [&whole[..database], b"\xff12345678"].concat();
+        assert!(!is(&whole) && is(&empty) && is(b"REDIS0010\xff12345678"));
+        assert!(!is(&[&empty[..], b"*1\r\n"].concat()), "commands behind it");
+        assert!((0..empty.len()).all(|cut| !is(&empty[..cut])), "one that is not whole");
     }
 
     #[test]

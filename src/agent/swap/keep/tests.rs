@@ -11,6 +11,7 @@ use super::*;
 use crate::agent::Seed;
 use crate::agent::swap::journal::Layout;
 use crate::api::EngineKind;
+use crate::engine::postgresql::PostgreSql;
 
 /// Modes and contents by path.
 type Tree = BTreeMap<PathBuf, (u32, String)>;
@@ -51,6 +52,7 @@ impl Volumes {
             identity: Identity::parse("k3x9q2ab").unwrap(),
             volume: root.path().join("backup"),
             directory: "k3x9q2ab-previous".into(),
+            unless_empty: false,
             server_version: "17.2".into(),
         };
         let volumes = Self { root, request };
@@ -103,13 +105,13 @@ impl Volumes {
     }
 
     fn keep(&self) -> Result<String, AgentError> {
-        keep_as(&self.request, "PostgreSQL", &mut || Ok(()))
+        keep_files::<PostgreSql>(&self.request, &mut || Ok(()))
     }
 
     /// As if killed before the change that goes beyond this number.
     fn keep_until(&self, changes: usize) -> Result<String, AgentError> {
         let mut left = changes;
-        keep_as(&self.request, "PostgreSQL", &mut || {
+        keep_files::<PostgreSql>(&self.request, &mut || {
             left = left.checked_sub(1).ok_or_else(|| AgentError::Refused("killed".to_owned()))?;
             Ok(())
         })
@@ -118,7 +120,7 @@ impl Volumes {
     /// Something happens right before a change of this number.
     fn keep_with(&self, number: usize, what: impl Fn()) -> Result<String, AgentError> {
         let mut count = 0;
-        keep_as(&self.request, "PostgreSQL", &mut || {
+        keep_files::<PostgreSql>(&self.request, &mut || {
             if count == number {
                 what();
             }

@@ -37,6 +37,10 @@ struct Target {
     server: SourceFacts,
     /// What it holds of its own.
     held: Vec<String>,
+    /// It is written to between the last look at it and its end.
+    late: bool,
+    /// The pod of the Job that keeps this is gone before its answer is read.
+    silent: bool,
     /// Its server answers.
     up: bool,
     /// A server never becomes ready on the copy.
@@ -90,6 +94,8 @@ impl Pair {
             promoted: false,
             server: SourceFacts::default(),
             held: vec![],
+            late: false,
+            silent: false,
             up: true,
             spoilt: false,
             free: 10 * GIB,
@@ -252,16 +258,19 @@ impl Pair {
                 assert!(!self.target.copy, "nothing is restored over what runs");
                 self.target.staged = true;
             } else if name.contains("-keep-") {
-                assert!(self.target.previous && self.proven());
-                self.target.kept = true;
-                let message = json!({"bytes": 7, "checksum": "abc", "directory": "d", "completedAt": "2026-11-24T00:00:00Z"}).to_string();
-                self.world.own.jobs.insert(name, Some(JobState::Complete(Some(message))));
+                assert!(self.proven());
+                let asked = self.world.resource.spec.target.as_ref().unwrap().existing_data == ExistingData::BackUpAndReplace;
+                self.target.kept |= self.target.previous && (asked || self.target.late);
+                let report = json!({"bytes": 7, "checksum": "abc", "directory": "d", "completedAt": "2026-11-24T00:00:00Z"});
+                let message = if self.target.kept { report.to_string() } else { "null".to_owned() };
+                self.world.own.jobs.insert(name, Some(JobState::Complete(Some(message).filter(|_| !std::mem::take(&mut self.target.silent)))));
             } else if name.contains("-release-") {
                 self.target.released = true;
             } else if name.contains("-discard-") || name.contains("-clear-") {
                 assert!(!name.contains("-clear-") || self.runs().is_none(), "what is ours goes once nothing needs it");
                 assert!(!self.target.previous || self.proven(), "what it held before is kept until the copy is proven");
-                assert!(!self.target.previous || self.target.held.is_empty() || self.target.kept, "and data that was there is backed up");
+                let (late, held) = (self.target.late, !self.target.held.is_empty());
+                assert!(!self.target.previous || !self.proven() || !(held || late) || self.target.kept, "and data that was there is backed up");
                 (self.target.staged, self.target.previous) = (false, false);
             }
         }
@@ -508,6 +517,29 @@ fn what_the_target_held_is_backed_up_before_it_is_deleted_and_never_deleted_then
         let kept = pair.world.status().kept.clone().unwrap();
         assert!(kept.bytes == 7 && kept.directory.ends_with("-previous"), "{kept:?}");
         assert!(pair.world.kept.contains(&kept.claim), "deletionPolicy: Delete is for copies");
+    }
+}
+
+#[test]
+fn what_was_written_to_a_target_after_the_last_look_at_it_is_kept() {
+    let start = Pair::new(|_| {});
+    for (late, silent, early) in [(false, false, false), (false, true, false), (true, false, false), (true, true, false), (true, false, true)] {
+        let mut pair = start.clone();
+        (pair.target.late, pair.target.silent) = (late, silent);
+        while !pair.proven() {
+            let plan = pair.plan();
+            pair.world.write_status(&plan);
+            plan.steps.iter().for_each(|step| pair.execute(step));
+            pair.pass_time();
+        }
+        if !early {
+            pair.settle(&[]);
+            assert!(!pair.target.previous && pair.world.phase() == Phase::Ready);
+        }
+        disable(&mut pair, false);
+        pair.settle(&[]);
+        assert!(!pair.target.previous && pair.target.promoted && !pair.target.silent);
+        assert_eq!((pair.target.kept, pair.world.status().kept.is_some()), (late, late));
     }
 }
 

@@ -14,13 +14,16 @@ use super::password::shortened;
 use super::session::{MySqlSession, Row, literal};
 use super::{MySql, SourceFacts};
 use crate::agent::checksums::{FILES, check_files, list_files};
-use crate::agent::swap::Keystones;
+use crate::agent::swap::{Keystones, list};
 use crate::agent::{AgentError, Backup, Filled, Manifest, Restore, Tools, blocking, checksum, kept_password, write_durably};
 use crate::engine::{Position, Session, TransactionSet};
 use crate::resources::format_bytes;
 use server::{Purpose, Server};
 use settings::Settings;
 pub(super) use settings::{LAST, persists};
+
+/// Directories of databases that the server makes itself (manual, "The MySQL Data Directory").
+const SYSTEM: [&str; 3] = ["mysql", "performance_schema", "sys"];
 
 /// What the restore has to know of the source, beside the data.
 const SETTINGS: &str = "settings.json";
@@ -97,6 +100,22 @@ impl Tools for MySql {
         write_durably(&path, 0o640, tree.to_string().as_bytes())?;
         remove_keys(&request.data_directory)?;
         Self::guard(&request.data_directory, false)
+    }
+
+    fn is_empty(data: &Path) -> Result<bool, AgentError> {
+        for name in list(data)? {
+            let path = data.join(&name);
+            let theirs = if path.is_dir() {
+                // An empty database is one of the image's.
+                !SYSTEM.contains(&name.as_str()) && !name.starts_with("#innodb_") && list(&path)?.iter().any(|file| file != "db.opt")
+            } else {
+                Path::new(&name).extension().is_some_and(|extension| extension == "ibd") && name != "mysql.ibd"
+            };
+            if theirs {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn guard(data: &Path, released: bool) -> Result<(), AgentError> {
