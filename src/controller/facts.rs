@@ -263,6 +263,8 @@ pub struct TargetFacts<E: Engine> {
     pub volume_bytes: Option<u64>,
     /// Bytes of its data, and what of them is the user's, in words. An error says why it could not be told.
     pub data: Result<(u64, Vec<String>), String>,
+    /// Who logs in to it with what it will not know any more, in words: until it is recorded.
+    pub logins: Vec<String>,
     /// Another resource that has this StatefulSet as its source or target and came first.
     pub rival: Option<String>,
     /// Name of the user's own Service that reaches it.

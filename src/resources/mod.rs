@@ -2,6 +2,7 @@
 
 mod claims;
 mod jobs;
+mod logins;
 mod names;
 mod quantity;
 mod replica;
@@ -17,6 +18,7 @@ pub use jobs::{
     JobRequest, Login, build_backup_job, build_clear_job, build_credentials, build_discard_job, build_keep_job, build_measure_job, build_release_job,
     build_restore_job, build_staging_job,
 };
+pub use logins::Logins;
 pub use names::{Names, labels};
 pub use quantity::{bytes_of, format_bytes, quantity_of};
 pub use replica::{ReplicaRequest, build_replica};

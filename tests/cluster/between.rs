@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use understudy::api::Phase;
 
 use crate::databases::for_engines;
-use crate::support::{ALLOWED, Database, PASSWORD, applications, replication_between};
+use crate::support::{ALLOWED, Database, PASSWORD, Place, applications, replication_between};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_is_looked_at_once_the_owner_of_the_source_agrees,
@@ -20,7 +20,22 @@ fn rehearsal<D: Database>(source: &str, change: impl FnOnce(&mut Value)) -> Valu
 }
 
 async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>() {
-    let (sales, reports) = applications::<D>("consent").await;
+    let sales = Place::<D>::with_source(&format!("understudy-consent-sales-{}", D::NAME)).await;
+    let reports = Place::<D>::new(&format!("understudy-consent-{}", D::NAME)).await;
+    reports.secret("clerk", json!({"password": "of-its-own"}));
+    let password = json!({"name": "CLERKS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "clerk", "key": "password"}}});
+    reports
+        .source("reports-db", |object| {
+            let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+            let env = container["env"].as_array().cloned().unwrap_or_default();
+            container["env"] = json!([env, vec![password.clone()]].concat());
+            container["startupProbe"] = json!({"exec": {"command": ["sh", "-c", "test -n \"$CLERKS_PASSWORD\""]}});
+        })
+        .await;
+    let clerk = json!({"name": "clerk", "image": "busybox:1.36", "command": ["true"], "env": [password]});
+    reports
+        .apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "clerk"}, "spec": {"restartPolicy": "Never", "containers": [clerk]}}))
+        .unwrap();
     let (sold, reported) = (sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await);
     let annotate = |value: &str| sales.kubectl(&["annotate", "--overwrite", "secret", "orders-db", &format!("{ALLOWED}={value}")]).unwrap();
     let refused = async || {
@@ -52,6 +67,10 @@ async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>(
     for part in [D::DRY_RUN, "beside the data of StatefulSet reports-db", "restart pod reports-db-0 once"] {
         assert!(would.contains(part), "{part:?} is missing in:\n{would}");
     }
+    // Where users are data, who loses a login is named.
+    let (_, _, message) = reports.condition("orders", "Preflight").await.unwrap();
+    let named = format!("log in: pod clerk (Secret clerk); startupProbe of container {} (variable CLERKS_PASSWORD). ", D::CONTAINER);
+    assert_eq!(message.contains(&named), D::PREFIX != "REDIS", "{message}");
     // Taken back, it counts no longer.
     annotate("default");
     refused().await;

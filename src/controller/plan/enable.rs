@@ -64,8 +64,8 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     {
         return plan;
     }
-    draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
     let first = !subject.recorded();
+    draft.set(conditions::PREFLIGHT, true, "Passed", target::passed(subject, facts));
     let mut warnings = preflight::lasting::<E>(server, shape, &everything);
     warnings.extend(target::reverted(subject, facts));
     warn_of(subject, &mut draft, &warnings);
@@ -86,6 +86,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         source.data_bytes = facts.data_bytes.as_ref().ok().and_then(|bytes| i64::try_from(*bytes).ok()).unwrap_or(i64::MAX);
         draft.status.disruption = Some(Disruption { expected: expected_disruption(facts, server), ..Disruption::default() });
         draft.status.target = takeover::record(subject, facts);
+        draft.steps.extend(target::ending(facts).map(|note| Step::Tell { warning: true, reason: "LoginsReplaced", note }));
         draft.status.kept = None;
     }
     if !subject.resource.metadata.finalizers.iter().flatten().any(|f| f == crate::api::FINALIZER) {
@@ -238,7 +239,7 @@ fn dry_run<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::S
     draft.status.would_do = would;
     let expected = expected_disruption(facts, server);
     draft.status.disruption = Some(Disruption { expected: expected.clone(), ..Disruption::default() });
-    draft.set(conditions::PREFLIGHT, true, "Passed", "everything that is needed is there");
+    draft.set(conditions::PREFLIGHT, true, "Passed", target::passed(subject, facts));
     draft.set(conditions::READY, false, "DryRun", format!("nothing was changed; status.wouldDo lists what would be done; expected disruption: {expected}"));
     draft.set(conditions::RECONCILING, false, "DryRun", "");
     draft.set(conditions::STALLED, false, "DryRun", "");

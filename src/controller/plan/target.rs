@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Facts, Subject, environment};
+use super::{Facts, Subject, conditions, environment};
 use crate::api::ExistingData;
 use crate::controller::facts::{Database, JobState, Server, TargetFacts};
 use crate::engine::{Engine, Finding};
@@ -194,6 +194,29 @@ fn room<E: Engine>(facts: &Facts<E>, name: &str, own: u64, volume: Option<u64>) 
             format!("enlarge the claim of StatefulSet {name} to {} or more", super::preflight::recommended(needed.saturating_add(own))),
         )
     })
+}
+
+/// Whose logins to the target end with the takeover.
+#[must_use]
+pub fn ending<E: Engine>(facts: &Facts<E>) -> Option<String> {
+    let logins = &facts.target.as_ref()?.logins;
+    (!logins.is_empty()).then(|| {
+        format!(
+            "once the target is the replica it knows the source's users and passwords, and its own no longer, by which log in: {}. Give them a login of the source's, or the source theirs, beforehand",
+            logins.join("; ")
+        )
+    })
+}
+
+/// What is said once nothing is in the way any more. What was found before the first change stays, until the target runs on the copy.
+#[must_use]
+pub fn passed<E: Engine>(subject: &Subject, facts: &Facts<E>) -> String {
+    const PASSED: &str = "everything that is needed is there";
+    let before = subject.resource.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == conditions::PREFLIGHT);
+    match (subject.target_status(), before) {
+        (Some(target), Some(before)) if subject.recorded() && !target.joined && before.message.starts_with(PASSED) => before.message.clone(),
+        _ => ending(facts).map_or_else(|| PASSED.to_owned(), |ending| format!("{PASSED}; but {ending}")),
+    }
 }
 
 /// What a dry run says would be done with the target, in order.

@@ -58,6 +58,7 @@ impl Applications {
             shape: facts.shape.clone(),
             volume_bytes: None,
             data: Ok((0, vec![])),
+            logins: vec![],
             rival: None,
             service: Some("reports-db".into()),
             promoted: None,

@@ -175,6 +175,7 @@ impl Pair {
             },
             volume_bytes: Some(20 * GIB),
             data: Ok((1, self.target.held.clone())),
+            logins: vec![],
             rival: None,
             service: Some("reports".into()),
             promoted: self.target.promoted.then(|| self.target.server.clone()),

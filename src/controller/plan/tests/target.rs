@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::world::{GIB, World, source_stateful_set};
 use crate::api::{DatabaseReplicationSpec, Phase};
 use crate::controller::consent;
-use crate::controller::facts::{Administrator, Facts, Server, SourceWorkload, TargetFacts};
+use crate::controller::facts::{Administrator, Facts, JobState, Server, SourceWorkload, TargetFacts};
 use crate::controller::plan::{Plan, conditions, plan};
 use crate::engine::Finding;
 use crate::engine::postgresql::{PostgreSql, SourceFacts, Step as SourceStep};
@@ -37,6 +37,7 @@ fn facts(world: &World) -> Facts<PostgreSql> {
         server: Server::Up(server),
         volume_bytes: Some(20 * GIB),
         data: Ok((GIB, vec![])),
+        logins: vec![],
         rival: None,
         service: Some("reports-db".into()),
         promoted: None,
@@ -136,4 +137,38 @@ fn data_of_the_targets_own_is_replaced_only_where_its_owner_says_so() {
     let told = planned(&world, &facts).status.would_do;
     let at = |part: &str| told.iter().position(|line| line.contains(part)).unwrap_or_else(|| panic!("{part:?} is missing in {told:?}"));
     assert!(at("back up what StatefulSet reports-db holds") < at("restart pod reports-db-0"));
+}
+
+#[test]
+fn whose_logins_end_is_said_before_it_begins() {
+    let mut world = world(|_| {});
+    world.edit(|spec| spec.dry_run = true);
+    let mut found = facts(&world);
+    found.target.as_mut().unwrap().logins = vec!["Deployment web (Secret reports-db)".into(), "readinessProbe of container db (user reports)".into()];
+    let said = |plan: &Plan<SourceStep>| {
+        let preflight = plan.status.conditions.iter().find(|condition| condition.type_ == conditions::PREFLIGHT).unwrap();
+        (preflight.status.clone(), preflight.message.clone())
+    };
+    let (status, message) = said(&planned(&world, &found));
+    assert!(
+        status == "True" && message.contains("log in: Deployment web (Secret reports-db); readinessProbe of container db (user reports). Give them"),
+        "{message}"
+    );
+
+    world.edit(|spec| spec.dry_run = false);
+    found.own.jobs.insert(world.subject().names.measure_job(), Some(JobState::Complete(Some(json!({"freeBytes": 20 * GIB, "writable": true}).to_string()))));
+    let next = |world: &World, found: &Facts<PostgreSql>| plan::<PostgreSql>(&world.subject(), found, "understudy:dev");
+    let plan = next(&world, &found);
+    assert_eq!(said(&plan), ("True".into(), message.clone()));
+    let told: Vec<String> = plan.steps.iter().map(ToString::to_string).filter(|step| step.contains("LoginsReplaced")).collect();
+    assert_eq!(told.len(), 1);
+    // They are looked for no more, and what was found stays on show, until the target has the source's users.
+    world.write_status(&plan);
+    found.target.as_mut().unwrap().logins.clear();
+    let plan = next(&world, &found);
+    assert_eq!(said(&plan), ("True".into(), message));
+    assert!(!plan.steps.iter().any(|step| step.to_string().contains("LoginsReplaced")));
+    world.resource.status.as_mut().unwrap().target.as_mut().unwrap().joined = true;
+    let plan = next(&world, &found);
+    assert!(!said(&plan).1.contains("Deployment web"));
 }

@@ -1,5 +1,7 @@
 //! Reads the world into [`Facts`]. Changes nothing.
 
+mod target;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::jiff::Timestamp;
@@ -13,12 +15,10 @@ use std::time::Instant;
 
 use super::consent::{NOT_ALLOWED, allows, refusal, refusal_of_login};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
-use super::facts::{
-    Administrator, Database, Facts, JobState, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, TargetFacts, Told, Variables,
-};
+use super::facts::{Administrator, Database, Facts, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, Told, Variables};
 use super::variables::{may_be_named, may_be_said, passwords_of};
 use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError};
-use crate::resources::{Data, Shape, bytes_of, data_of, inspect, key_of, labels, template_of};
+use crate::resources::{Shape, bytes_of, inspect, key_of, labels};
 
 /// Objects of the user's, which are read and never watched.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     // Replicas first: what one of them has and the source lacks afterwards was written to the replica.
     let mut replicas = BTreeMap::new();
     let source = subject.source_database();
-    let joined = joined::<E>(subject, &read).await;
+    let joined = target::joined::<E>(subject, &read).await;
     let (mut target_session, mut promoted) = (None, None);
     if let Some((summary, session)) = joined {
         replicas.insert(1, summary);
@@ -123,7 +123,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
             replicas.insert(number, replica.map_or_else(of_error, Server::Up));
         }
     }
-    let target = observe_target::<E>(context, subject, &mut read, &own, promoted.flatten()).await?;
+    let target = target::observe::<E>(context, subject, &mut read, &own, promoted.flatten()).await?;
     let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity)).await;
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);
@@ -178,37 +178,6 @@ fn ahead<E: Engine>(
         }
     }
     since
-}
-
-/// A target as a replica, with its session, and what it says as a server of its own where it is one already.
-type Joined<E> = (Server<ReplicaSummary>, Option<(Option<<E as Engine>::SourceFacts>, <E as Engine>::Session)>);
-
-/// Asks the target as the replica that it is: it knows the source's users.
-async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<Joined<E>> {
-    let (database, target) = (subject.target_database()?, read.target.as_ref()?);
-    let workload = target.workload.as_ref().filter(|_| subject.recorded())?;
-    let pod = workload.pod.as_ref()?;
-    let recorded = subject.target_status();
-    let copy = match data_of(pod.spec.as_ref(), &subject.names.identity) {
-        Some(data) => data == Data::Staged,
-        None => recorded.is_some_and(|target| target.joined),
-    };
-    // Where the source is lost with its Secret, its password may stand in the target's own.
-    let (source, own) = (read.source.administrator.as_ref(), target.administrator.as_ref());
-    let administrator = if E::USERS_ARE_DATA { source.or(own) } else { own.or(source) };
-    let (true, Some(ip), Ok(administrator)) = (copy, pod.status.as_ref()?.pod_ip.as_ref(), administrator) else { return None };
-    let as_replica = Database { port: database.port, ..subject.source_database() };
-    let asked = async {
-        let mut session = E::Session::connect_replica(&endpoint(as_replica, administrator, ip), read.key.as_ref()).await?;
-        let summary = session.observe_replica().await?;
-        let promoted = subject.disabling() && !summary.read_only;
-        let promoted = if promoted { Some(session.observe_source(Some(&subject.names.identity)).await?) } else { None };
-        Ok((summary, (promoted, session)))
-    };
-    Some(match asked.await {
-        Ok((summary, session)) => (Server::Up(summary), Some(session)),
-        Err(error) => (of_error(error), None),
-    })
 }
 
 /// Size of the source's data. What is recorded is not asked again; otherwise the server is asked once in a while, until the first change. Where none is to
@@ -296,58 +265,6 @@ fn shape_of<E: Engine>(database: Database<'_>, read: &ReadDatabase, server: &Ser
     let (Server::Up(facts), Some(workload)) = (server, &read.workload) else { return None };
     let directory = E::summary(facts).data_directory;
     (!directory.is_empty()).then(|| inspect(&workload.stateful_set, database.container, database.port, &directory))
-}
-
-/// Reads the target, where there is one.
-async fn observe_target<E: Engine>(
-    context: &Context,
-    subject: &Subject,
-    read: &mut Read,
-    own: &Own,
-    promoted: Option<E::SourceFacts>,
-) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
-    let (Some(database), Some(found)) = (subject.target_database(), read.target.clone()) else { return Ok(None) };
-    let recorded = subject.target_status();
-    // Once its template asks for the copy, it is asked as a replica.
-    let untouched = found.workload.as_ref().is_none_or(|workload| data_of(template_of(&workload.stateful_set), &subject.names.identity).is_none());
-    let (server, session) = match recorded {
-        Some(target) if !untouched || target.joined => (Server::NotAsked, None),
-        _ => ask::<E>(database, &found, None).await,
-    };
-    let shape = match (recorded, &found.workload) {
-        (Some(target), Some(workload)) => Some(inspect(&workload.stateful_set, database.container, database.port, &target.data_directory)),
-        _ => shape_of::<E>(database, &found, &server),
-    };
-    let claim = claim_of(context, database, shape.as_ref(), &mut read.claims).await?;
-    Ok(Some(Box::new(TargetFacts {
-        data: target_data::<E>(context, subject, own, session).await,
-        workload: found.workload,
-        administrator: found.administrator,
-        server,
-        shape,
-        volume_bytes: claim.map(|(bytes, _)| bytes),
-        rival: context.target_rival(&subject.resource),
-        service: found.service,
-        promoted,
-    })))
-}
-
-/// Size of the target's data, and what of it is the user's. Asked once in a while: the server may have to look into many databases.
-async fn target_data<E: Engine>(context: &Context, subject: &Subject, own: &Own, session: Option<E::Session>) -> Result<(u64, Vec<String>), String> {
-    let uid = &subject.owner.uid;
-    // It goes on serving while the copy is made: right before that takes the place of what it holds, it is asked again.
-    let last = subject.recorded() && matches!(own.jobs.get(&subject.names.restore_job(1)), Some(Some(JobState::Complete(_))));
-    if let Some((_, data)) = context.memory(uid).target_data.filter(|(at, _)| !last && at.elapsed() < MEASURED_FOR) {
-        return Ok(data);
-    }
-    if subject.recorded() && !last || subject.disabling() || subject.resource.spec.suspend {
-        return Err("it was not asked".to_owned());
-    }
-    let Some(mut session) = session else { return Err("the server does not answer".to_owned()) };
-    let bytes = session.measure().await.map_err(|error| error.to_string())?;
-    let data = (bytes, session.user_data().await.map_err(|error| error.to_string())?);
-    context.remember(uid, |memory| memory.target_data = Some((Instant::now(), data.clone())));
-    Ok(data)
 }
 
 async fn read_objects<E: Engine>(context: &Context, subject: &Subject) -> Result<Read, kube::Error> {
