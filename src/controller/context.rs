@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use super::facts::{Own, Sibling, Subject, Taken};
 use super::variables;
 use crate::api::{Change, DatabaseReplication, Phase};
-use crate::engine::Position;
+use crate::engine::{Identity, Position};
 use crate::events::Events;
 use crate::resources::labels;
 use crate::telemetry::Metrics;
@@ -175,7 +175,6 @@ impl Context {
     fn first(&self, resource: &DatabaseReplication) -> Vec<Arc<DatabaseReplication>> {
         let reference = ObjectRef::from_obj(resource);
         let age = |object: &DatabaseReplication| (object.creation_timestamp().map(|time| time.0), object.name_any(), object.namespace());
-        let recorded = |object: &DatabaseReplication| object.status.as_ref().is_some_and(|status| status.enablement.is_some());
         let mut others = self.stores.replications.state();
         others.retain(|other| {
             let wants = other.spec.enabled && !other.spec.dry_run || recorded(other);
@@ -198,30 +197,32 @@ impl Context {
     /// What other resources that copy the same source, and go on doing so, have on record of it: without what carries their name, which is theirs alone.
     #[must_use]
     pub fn neighbours(&self, resource: &DatabaseReplication) -> Vec<Change> {
-        let source = |resource: &DatabaseReplication| {
-            let source = &resource.spec.source.stateful_set_ref;
-            (source.namespace.clone().or_else(|| resource.namespace()), source.name.clone())
-        };
         let stays = |other: &DatabaseReplication| {
             let undoing = other.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Disabling));
             other.spec.enabled && !undoing && other.metadata.deletion_timestamp.is_none()
         };
-        let others = self.stores.replications.state();
-        let others = others.iter().filter(|other| other.uid() != resource.uid() && stays(other) && source(other) == source(resource));
+        let others = self.with_source_of(resource).into_iter().filter(|other| stays(other));
         let changes = others.filter_map(|other| Some(other.status.as_ref()?.source.as_ref()?.changes.clone())).flatten();
         changes.filter(|change| !change.what.contains(NAMED) && !change.after.contains(NAMED)).collect()
+    }
+
+    /// The names that other resources have on the same source: each copy of it brings them along.
+    #[must_use]
+    pub fn identities(&self, resource: &DatabaseReplication) -> Vec<Identity> {
+        self.with_source_of(resource).iter().filter_map(|other| Identity::parse(other.status.as_ref()?.enablement.as_ref()?)).collect()
+    }
+
+    /// Other resources that have the same source.
+    fn with_source_of(&self, resource: &DatabaseReplication) -> Vec<Arc<DatabaseReplication>> {
+        let mut others = self.stores.replications.state();
+        others.retain(|other| other.uid() != resource.uid() && source_of(other) == source_of(resource));
+        others
     }
 
     /// The resource that came first and has this one's target as its own target, or as its source.
     #[must_use]
     pub fn target_rival(&self, resource: &DatabaseReplication) -> Option<String> {
-        let target = &resource.spec.target.as_ref()?.stateful_set_ref.name;
-        let has = |other: &&Arc<DatabaseReplication>| {
-            let (source, theirs) = (&other.spec.source.stateful_set_ref, other.spec.target.as_ref());
-            let here = source.namespace.is_none() || source.namespace == resource.namespace();
-            here && source.name == *target || theirs.is_some_and(|theirs| theirs.stateful_set_ref.name == *target)
-        };
-        self.predecessors(resource).iter().find(has).map(|other| other.name_any())
+        target_rival(&self.first(resource), resource)
     }
 
     /// Variables of this resource that one which came first writes.
@@ -235,6 +236,33 @@ impl Context {
     pub fn siblings(&self, subject: &Subject) -> Vec<Sibling> {
         if subject.target.is_none() { Vec::new() } else { variables::siblings(&subject.resource, &self.stores.replications.state()) }
     }
+}
+
+/// Namespace and name of a resource's source.
+fn source_of(resource: &DatabaseReplication) -> (Option<String>, &str) {
+    let source = &resource.spec.source.stateful_set_ref;
+    (source.namespace.clone().or_else(|| resource.namespace()), &source.name)
+}
+
+/// It is on record that it has begun.
+fn recorded(resource: &DatabaseReplication) -> bool {
+    resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
+}
+
+/// Which of the resources that came first has this one's target. One of another namespace that has not begun may not have its owner's consent, and
+/// has no say.
+fn target_rival(first: &[Arc<DatabaseReplication>], resource: &DatabaseReplication) -> Option<String> {
+    let target = resource.spec.target.as_ref()?.stateful_set_ref.name.as_str();
+    let has = |other: &&Arc<DatabaseReplication>| {
+        let (here, theirs) = (other.namespace() == resource.namespace(), other.spec.target.as_ref());
+        let is_source = source_of(other) == (resource.namespace(), target);
+        is_source && (here || recorded(other)) || here && theirs.is_some_and(|theirs| theirs.stateful_set_ref.name == target)
+    };
+    let name = |other: &Arc<DatabaseReplication>| match other.namespace() {
+        Some(namespace) if other.namespace() != resource.namespace() => format!("{namespace}/{}", other.name_any()),
+        _ => other.name_any(),
+    };
+    first.iter().find(has).map(name)
 }
 
 /// What names of ours on a server begin with ([`crate::engine::Identity::role`]).
@@ -256,6 +284,33 @@ mod tests {
         let steps = |text: &str| vec![text.to_owned()];
         assert_eq!([memory.repeated(steps("a")), memory.repeated(steps("a")), memory.repeated(steps("a"))], [0, 1, 2]);
         assert_eq!([memory.repeated(steps("b")), memory.repeated(vec![]), memory.repeated(vec![]), memory.repeated(steps("b"))], [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn who_has_a_target_already_is_told_and_has_a_say_only_with_consent() {
+        use serde_json::json;
+        let resource = |namespace: &str, name: &str, source: serde_json::Value, target: Option<&str>, begun: bool| -> DatabaseReplication {
+            let mut spec = json!({"engine": "Redis", "source": {"statefulSetRef": source, "credentials": {"secretRef": {"name": "s"}}}, "backup": {"volume": {"size": "1Gi"}}});
+            match target {
+                Some(target) => spec["target"] = json!({"statefulSetRef": {"name": target}, "credentials": {"secretRef": {"name": "t"}}}),
+                None => spec["replicas"] = json!(1),
+            }
+            let status = if begun { json!({"enablement": "k3x9q2ab"}) } else { json!({}) };
+            serde_json::from_value(json!({"apiVersion": "understudy.dev/v1alpha1", "kind": "DatabaseReplication",
+                "metadata": {"name": name, "namespace": namespace, "uid": name}, "spec": spec, "status": status}))
+            .unwrap()
+        };
+        let one = resource("reports", "orders", json!({"name": "orders-db", "namespace": "sales"}), Some("reports-db"), false);
+        for (other, rival) in [
+            (resource("reports", "other", json!({"name": "x"}), Some("reports-db"), false), Some("other")),
+            (resource("reports", "other", json!({"name": "reports-db"}), None, false), Some("other")),
+            (resource("reports", "other", json!({"name": "x"}), Some("other-db"), true), None),
+            (resource("finance", "other", json!({"name": "reports-db", "namespace": "reports"}), Some("x"), true), Some("finance/other")),
+            (resource("finance", "other", json!({"name": "reports-db", "namespace": "reports"}), Some("x"), false), None),
+            (resource("finance", "other", json!({"name": "reports-db"}), Some("reports-db"), true), None),
+        ] {
+            assert_eq!(target_rival(&[Arc::new(other.clone())], &one).as_deref(), rival, "{other:?}");
+        }
     }
 
     #[tokio::test]

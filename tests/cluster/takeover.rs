@@ -295,6 +295,7 @@ async fn targets_of_one_source_are_removed_alone<D: Database>() {
     named(&["first"]).await;
     shop.source_ready("second-db").await;
     assert!(shop.connect("second-db-0").await.unwrap().takes_writes().await.unwrap());
+    assert_eq!(shop.traces("second-db-0").await, [""; 0], "nor is anything of the other one's on it");
     arrives(2, &["first"]).await;
     shop.replicating("first", 60).await;
     shop.read_only("first-db-0").await;

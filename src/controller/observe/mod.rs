@@ -108,11 +108,13 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     // Replicas first: what one of them has and the source lacks afterwards was written to the replica.
     let mut replicas = BTreeMap::new();
     let source = subject.source_database();
-    let joined = target::joined::<E>(subject, &read).await;
-    let (mut target_session, mut promoted) = (None, None);
+    let joined = target::joined::<E>(context, subject, &read).await;
+    let (mut target_session, mut promoted) = (None, Vec::new());
     if let Some((summary, session)) = joined {
         replicas.insert(1, summary);
-        (promoted, target_session) = session.unzip();
+        if let Some((found, session)) = session {
+            (promoted, target_session) = (found, Some(session));
+        }
     }
     for pod in own.pods.iter().filter(|pod| pod.component == "replica" && !pod.ended) {
         if let (Some(number), Some(ip), Ok(administrator)) = (pod.number, &pod.ip, &read.source.administrator) {
@@ -123,7 +125,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
             replicas.insert(number, replica.map_or_else(of_error, Server::Up));
         }
     }
-    let target = target::observe::<E>(context, subject, &mut read, &own, promoted.flatten()).await?;
+    let target = target::observe::<E>(context, subject, &mut read, &own, promoted).await?;
     let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity)).await;
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);

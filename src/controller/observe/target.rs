@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use super::{Context, MEASURED_FOR, Read, ReadDatabase, ask, claim_of, endpoint, of_error, shape_of};
 use crate::controller::facts::{Database, JobState, Own, Server, Subject, TargetFacts};
-use crate::engine::{Engine, ReplicaSummary, Session};
+use crate::engine::{Engine, Identity, ReplicaSummary, Session};
 use crate::resources::{Data, Logins, data_of, inspect, template_of};
 
-/// A target as a replica, with its session, and what it says as a server of its own where it is one already.
-pub(super) type Joined<E> = (Server<ReplicaSummary>, Option<(Option<<E as Engine>::SourceFacts>, <E as Engine>::Session)>);
+/// A target as a replica, with its session, and what it says as a server of its own where it is one already ([`TargetFacts::promoted`]).
+pub(super) type Joined<E> = (Server<ReplicaSummary>, Option<(Vec<(Identity, <E as Engine>::SourceFacts)>, <E as Engine>::Session)>);
 
 /// Asks the target as the replica that it is: it knows the source's users.
-pub(super) async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<Joined<E>> {
+pub(super) async fn joined<E: Engine>(context: &Context, subject: &Subject, read: &Read) -> Option<Joined<E>> {
     let (database, target) = (subject.target_database()?, read.target.as_ref()?);
     let workload = target.workload.as_ref().filter(|_| subject.recorded())?;
     let pod = workload.pod.as_ref()?;
@@ -31,8 +31,13 @@ pub(super) async fn joined<E: Engine>(subject: &Subject, read: &Read) -> Option<
     let asked = async {
         let mut session = E::Session::connect_replica(&endpoint(as_replica, administrator, ip), read.key.as_ref()).await?;
         let summary = session.observe_replica().await?;
-        let promoted = subject.disabling() && !summary.read_only;
-        let promoted = if promoted { Some(session.observe_source(Some(&subject.names.identity)).await?) } else { None };
+        let mut promoted = Vec::new();
+        if subject.disabling() && !summary.read_only {
+            for identity in std::iter::once(subject.names.identity.clone()).chain(context.identities(&subject.resource)) {
+                let found = session.observe_source(Some(&identity)).await?;
+                promoted.push((identity, found));
+            }
+        }
         Ok((summary, (promoted, session)))
     };
     Some(match asked.await {
@@ -47,7 +52,7 @@ pub(super) async fn observe<E: Engine>(
     subject: &Subject,
     read: &mut Read,
     own: &Own,
-    promoted: Option<E::SourceFacts>,
+    promoted: Vec<(Identity, E::SourceFacts)>,
 ) -> Result<Option<Box<TargetFacts<E>>>, kube::Error> {
     let (Some(database), Some(found)) = (subject.target_database(), read.target.clone()) else { return Ok(None) };
     let recorded = subject.target_status();

@@ -10,7 +10,7 @@ use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, backup, conditions, environment, target};
 use crate::api::{ExistingData, KeptStatus, Phase, TargetStatus};
 use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFacts, pod_facts};
-use crate::engine::{Engine, Finding, Held, SourceSummary};
+use crate::engine::{Engine, Finding, Held, Identity, SourceSummary};
 use crate::resources::{
     Data, JobRequest, Workload, build_clear_job, build_discard_job, build_keep_job, build_measure_job, build_release_job, build_staging_job,
     build_target_as_before, build_target_change, format_bytes,
@@ -385,10 +385,12 @@ fn stand_alone<E: Engine>(
     // Again, until nothing else is left to do: it may have been cut off.
     draft.steps.push(Step::Promote);
     let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
-    // What was changed on the source came with the copy.
-    let Some(left) = target.promoted.as_ref().map(|server| E::plan_disable(server, &subject.names.identity, changes)) else {
+    if target.promoted.is_empty() {
         return waits("becomes a stand-alone server");
-    };
+    }
+    // What was changed on the source came with the copy; what carries another's name too.
+    let own = |identity: &Identity| if *identity == subject.names.identity { changes } else { &[] };
+    let left: Vec<_> = target.promoted.iter().flat_map(|(identity, server)| E::plan_disable(server, identity, own(identity))).collect();
     let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
     let refused = facts.failure.is_some() && waited.is_some_and(|waited| waited >= again::ABANDON * 3);
     if !left.is_empty() && !refused {

@@ -61,7 +61,7 @@ impl Applications {
             logins: vec![],
             rival: None,
             service: Some("reports-db".into()),
-            promoted: None,
+            promoted: vec![],
         };
         let shop = BTreeMap::from([("POSTGRESQL_ADDRESS".to_owned(), "by-hand".to_owned()), ("OTHER".to_owned(), "kept".to_owned())]);
         let reports = [("POSTGRESQL_ADDRESS", "its-own"), ("POSTGRESQL_USERNAME", "reporter")].map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -12,7 +12,7 @@ use crate::api::{Change, DatabaseReplicationSpec, ExistingData, Phase};
 use crate::controller::facts::{Administrator, Facts, JobState, Own, Server, SourceWorkload, TargetFacts};
 use crate::controller::plan::{Kind, Object, Plan, Step, again, conditions, plan};
 use crate::engine::postgresql::{PostgreSql, SourceFacts, Step as SourceStep};
-use crate::engine::{Finding, Position, ReplicaSummary};
+use crate::engine::{Finding, Identity, Position, ReplicaSummary};
 use crate::resources::{Data, data_of, inspect, template_of};
 
 /// What is on the target's volume, and who serves it.
@@ -35,6 +35,8 @@ struct Target {
     promoted: bool,
     /// What its server has on it then.
     server: SourceFacts,
+    /// And what of another resource's: it is copied from the same source.
+    other: Option<(Identity, SourceFacts)>,
     /// What it holds of its own.
     held: Vec<String>,
     /// It is written to between the last look at it and its end.
@@ -93,6 +95,7 @@ impl Pair {
             released: false,
             promoted: false,
             server: SourceFacts::default(),
+            other: None,
             held: vec![],
             late: false,
             silent: false,
@@ -178,7 +181,11 @@ impl Pair {
             logins: vec![],
             rival: None,
             service: Some("reports".into()),
-            promoted: self.target.promoted.then(|| self.target.server.clone()),
+            promoted: if self.target.promoted {
+                [(subject.names.identity.clone(), self.target.server.clone())].into_iter().chain(self.target.other.clone()).collect()
+            } else {
+                vec![]
+            },
         };
         let as_replica = match self.runs() {
             Some(data) => data == Data::Staged,
@@ -231,9 +238,11 @@ impl Pair {
             }
             Step::Target(step) => {
                 assert!(self.target.promoted, "a replica is not written to");
-                let mut copy = World { source: self.target.server.clone(), own: Own::default(), ..self.world.clone() };
+                let of_other = self.target.other.as_mut().filter(|(identity, _)| step.to_string().contains(&identity.role())).map(|(_, server)| server);
+                let server = of_other.unwrap_or(&mut self.target.server);
+                let mut copy = World { source: server.clone(), own: Own::default(), ..self.world.clone() };
                 copy.execute_source(step);
-                self.target.server = copy.source;
+                *server = copy.source;
             }
             Step::CreateSecret(_) => self.target.secret = true,
             Step::Delete(Kind::Secret, _) => self.target.secret = false,
@@ -560,6 +569,18 @@ fn a_consent_that_is_taken_back_has_the_source_cleaned_and_the_target_left_alone
     pair.settle(&[]);
     assert!(pair.target.promoted);
     pair.assert_left_alone(&start);
+}
+
+#[test]
+fn what_a_neighbour_has_on_the_source_does_not_stay_on_the_copy() {
+    let mut pair = Pair::new(|_| {});
+    pair.settle(&[]);
+    let there = SourceFacts { role_exists: true, hba_line_present: true, slot_wal_keep_mb: 512, ..SourceFacts::default() };
+    pair.target.other = Some((Identity::parse("zzzzzzz9").unwrap(), there));
+    disable(&mut pair, false);
+    pair.settle(&[]);
+    let (_, left) = pair.target.other.unwrap();
+    assert!(pair.target.promoted && !left.role_exists && !left.hba_line_present, "{left:?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn facts(world: &World) -> Facts<PostgreSql> {
         logins: vec![],
         rival: None,
         service: Some("reports-db".into()),
-        promoted: None,
+        promoted: vec![],
     };
     Facts { target: Some(Box::new(target)), ..world.facts() }
 }
