@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::jobs::{restricted, small};
-use super::{Names, Workload, meta};
+use super::{Names, Workload, meta, template_of};
 use crate::engine::Key;
 
 /// Directory of the key file in the database's container.
@@ -23,14 +23,13 @@ const KEY: &str = "key";
 /// The init container, and the volume that it copies the key file to.
 const COPY: &str = "understudy-key";
 
-/// The container of a source that runs with these arguments.
+/// The container of a pod, or of a template, that has these arguments.
 #[must_use]
-pub fn container_with<'a>(stateful_set: &'a StatefulSet, arguments: &[String]) -> Option<&'a Container> {
+pub fn container_with<'a>(pod: Option<&'a PodSpec>, arguments: &[String]) -> Option<&'a Container> {
     if arguments.is_empty() {
         return None;
     }
-    let containers = &stateful_set.spec.as_ref()?.template.spec.as_ref()?.containers;
-    containers
+    pod?.containers
         .iter()
         .find(|container| container.args.iter().flatten().collect::<Vec<_>>().windows(arguments.len()).any(|words| words.iter().copied().eq(arguments)))
 }
@@ -153,7 +152,7 @@ pub fn build_source_change(workload: &Workload<'_>, stateful_set: &StatefulSet, 
 /// arguments away, what needs the key file is still there: they know nothing of it.
 #[must_use]
 pub fn build_source_as_before(stateful_set: &StatefulSet, arguments: &[String], manager: &str) -> Option<Value> {
-    let pod = match container_with(stateful_set, arguments) {
+    let pod = match container_with(template_of(stateful_set), arguments) {
         None if !holds_key_of(stateful_set, manager) => return None,
         None => json!({}),
         // Named also where none are left: to give a field up changes nothing where somebody else has taken it into a manifest meanwhile.
@@ -222,7 +221,7 @@ mod tests {
             containers[1].args = serde_json::from_value(args).unwrap();
             // Arguments that the user adds behind ours meanwhile are kept.
             containers[1].args.as_mut().unwrap().push("--verbose".into());
-            assert_eq!(container_with(&changed, &ours()).unwrap().name, "db");
+            assert_eq!(container_with(template_of(&changed), &ours()).unwrap().name, "db");
             let back = build_source_as_before(&changed, &ours(), MANAGER).unwrap();
             let mut expected = before.as_array().cloned().unwrap_or_default();
             expected.push("--verbose".into());

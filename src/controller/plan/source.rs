@@ -1,6 +1,5 @@
 //! The change of the source's StatefulSet, where its server needs one: made once, waited for, and taken back. The source restarts for it, both times.
 
-use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, conditions};
@@ -8,7 +7,7 @@ use crate::api::{Change, Phase, Restart};
 use crate::controller::facts::{Server, SourceWorkload};
 use crate::engine::{Engine, Finding, WantedSource};
 use crate::resources::{
-    Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with, key_arguments, needs_key_file,
+    Shape, Workload, build_key, build_source_as_before, build_source_change, build_source_service, container_with, key_arguments, needs_key_file, template_of,
 };
 
 const REASON: &str = "RestartingSource";
@@ -27,7 +26,7 @@ fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Standing {
     let arguments = E::source_arguments(&subject.names.identity);
     match &facts.source {
         _ if arguments.is_empty() => Standing::NotNeeded,
-        Some(source) if container_with(&source.stateful_set, &arguments).is_some() => Standing::There,
+        Some(source) if container_with(template_of(&source.stateful_set), &arguments).is_some() => Standing::There,
         _ => Standing::Missing,
     }
 }
@@ -185,7 +184,7 @@ pub fn restore<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
                 arguments.join(" ")
             ));
         }
-        if container_with(&source.stateful_set, &arguments).is_some() {
+        if container_with(template_of(&source.stateful_set), &arguments).is_some() {
             draft.status.disruption.get_or_insert_default().began = Some(Time(facts.now));
         }
         draft.steps.push(Step::PutBack { stateful_set: subject.source().to_owned(), side: "source", patch });
@@ -195,7 +194,7 @@ pub fn restore<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
         draft.steps.push(Step::Disown(subject.source().to_owned()));
     }
     let pod = source.pod.as_ref().and_then(|pod| pod.spec.as_ref());
-    let before = needs_key_file(pod) && !needs_key_file(template(source));
+    let before = needs_key_file(pod) && !needs_key_file(template_of(&source.stateful_set));
     match &facts.server {
         Server::Up(server) if before || E::summary(server).adapted => Restored::Waits(format!("pod {}-0 is being replaced", subject.source())),
         _ => Restored::Done,
@@ -220,14 +219,11 @@ pub fn on_its_way_back<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>) 
     }
 }
 
-fn template(source: &SourceWorkload) -> Option<&PodSpec> {
-    source.stateful_set.spec.as_ref()?.template.spec.as_ref()
-}
-
 /// Plans to delete the Secret with the key file, once no StatefulSet names it.
 pub fn forget_key<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
     let arguments = E::source_arguments(&subject.names.identity);
-    let named = |source: &SourceWorkload| container_with(&source.stateful_set, &arguments).is_some() || needs_key_file(template(source));
+    let named =
+        |source: &SourceWorkload| container_with(template_of(&source.stateful_set), &arguments).is_some() || needs_key_file(template_of(&source.stateful_set));
     let named = facts.source.as_ref().is_some_and(named);
     if facts.key && !named {
         draft.steps.push(Step::Delete(Kind::Secret, subject.names.key()));

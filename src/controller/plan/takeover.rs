@@ -2,6 +2,7 @@
 //! has shown what was written after the restore.
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::jiff::Timestamp;
 
 use super::enable::Enabling;
@@ -13,7 +14,7 @@ use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFact
 use crate::engine::{Engine, Finding, Held, Identity, SourceSummary};
 use crate::resources::{
     Data, JobRequest, Workload, build_clear_job, build_discard_job, build_keep_job, build_measure_job, build_release_job, build_staging_job,
-    build_target_as_before, build_target_change, format_bytes,
+    build_target_as_before, build_target_change, container_with, format_bytes, template_of,
 };
 
 /// The target's number among the replicas of its source.
@@ -99,7 +100,11 @@ fn stuck<S, E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts
     let (spec, pod) = (stateful_set.spec.as_ref()?, pod.as_ref()?);
     let found = pod_facts(pod, facts.now);
     let by_hand = spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete");
-    let waits = target.runs(&subject.names.identity) != wanted && !found.ready && pod.metadata.deletion_timestamp.is_none() && !by_hand;
+    // With the same data it may have been started without the arguments that its template has.
+    let arguments = subject.target_status().map(|recorded| E::target_arguments(&recorded.data_directory)).unwrap_or_default();
+    let lacks = |spec: Option<&PodSpec>| container_with(spec, &arguments).is_none();
+    let runs = target.runs(&subject.names.identity) == wanted && lacks(template_of(stateful_set)) == lacks(pod.spec.as_ref());
+    let waits = !runs && !found.ready && pod.metadata.deletion_timestamp.is_none() && !by_hand;
     waits.then(|| Some(Step::Recreate { pod: found.name, uid: pod.metadata.uid.clone()? }))?
 }
 
@@ -306,6 +311,12 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
     let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
     let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
+    let released = facts.own.jobs.contains_key(&names.release_job());
+    if proven && answer.is_err() && !released && !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none() {
+        // Somebody took them, without which the server does not start on the copy.
+        draft.steps.push(change::<E>(found, &request.workload, Data::Staged));
+        return waits("gets back the arguments that somebody took off it, to be promoted");
+    }
     match (asked, &put_back) {
         (Some(Data::Staged), _) if proven => {
             if let Err(why) = answer {

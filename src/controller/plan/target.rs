@@ -6,7 +6,7 @@ use super::{Facts, Subject, conditions, environment};
 use crate::api::ExistingData;
 use crate::controller::facts::{Database, JobState, Server, TargetFacts};
 use crate::engine::{Engine, Finding};
-use crate::resources::{container_with, format_bytes};
+use crate::resources::{container_with, format_bytes, template_of};
 
 /// What keeps the target from becoming the replica, before anything is touched; all at once.
 #[must_use]
@@ -83,7 +83,7 @@ pub fn reverted<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Findin
     let (target, joined) = (facts.target.as_ref()?, subject.target_status().is_some_and(|target| target.joined));
     let arguments = E::target_arguments(&subject.target_status()?.data_directory);
     let found = &target.workload.as_ref()?.stateful_set;
-    let complete = target.wants(&subject.names.identity).is_some() && (arguments.is_empty() || container_with(found, &arguments).is_some());
+    let complete = target.wants(&subject.names.identity).is_some() && (arguments.is_empty() || container_with(template_of(found), &arguments).is_some());
     let also = if arguments.is_empty() { String::new() } else { format!(" and the arguments {}", arguments.join(" ")) };
     (joined && !complete).then(|| {
         Finding::new(

@@ -16,7 +16,7 @@ use crate::controller::facts::{Administrator, Applied, Facts, JobState, Own, Pod
 use crate::controller::plan::{Kind, Object, Plan, Step, conditions, merge, plan};
 use crate::engine::mongodb::{Member, MongoDb, SourceFacts, Standing, Step as SourceStep};
 use crate::engine::{Engine, Position, ReplicaSummary};
-use crate::resources::{container_with, inspect, needs_key_file};
+use crate::resources::{container_with, inspect, needs_key_file, template_of};
 
 /// Everything that outlives the controller.
 #[derive(Clone)]
@@ -155,7 +155,7 @@ impl Set {
                 let ours = MongoDb::source_arguments(&self.subject().names.identity);
                 let manager = json!([{"manager": self.subject().names.manager(), "fieldsV1": {"f:initContainers": {"understudy-key": {}}}}]);
                 let pod = patch["spec"]["template"]["spec"].clone();
-                if changes || container_with(&self.stateful_set, &ours).is_some() {
+                if changes || container_with(template_of(&self.stateful_set), &ours).is_some() {
                     self.containers()[0].args = serde_json::from_value(pod["containers"][0]["args"].clone()).unwrap();
                     self.reachable = false;
                 }
@@ -188,7 +188,7 @@ impl Set {
             }
             Step::Delete(Kind::Secret, _) => {
                 let ours = MongoDb::source_arguments(&self.subject().names.identity);
-                let named = container_with(&self.stateful_set, &ours).is_some() || needs_key_file(Some(self.pod()));
+                let named = container_with(template_of(&self.stateful_set), &ours).is_some() || needs_key_file(Some(self.pod()));
                 assert!(!named, "a source that names the key file can't start without it");
                 self.key = false;
             }
@@ -260,7 +260,7 @@ impl Set {
             PodFacts { name, component: "replica".into(), number: set.number, ip: Some("10.0.0.1".into()), ready: true, serving, ..PodFacts::default() }
         });
         self.own.pods = pods.collect();
-        let set_name = container_with(&self.stateful_set, &MongoDb::source_arguments(&names.identity)).map(|_| names.identity.role());
+        let set_name = container_with(template_of(&self.stateful_set), &MongoDb::source_arguments(&names.identity)).map(|_| names.identity.role());
         if set_name != self.source.set_name {
             self.restarts += 1;
             if set_name.is_some() {
