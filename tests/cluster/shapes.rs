@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use understudy::api::Phase;
 
-use crate::databases::{MySql, arguments, for_every_engine};
-use crate::support::{Database, PASSWORD, Place, PostgreSql, Shop, replication, replication_of};
+use crate::databases::{MySql, arguments, for_engines, for_every_engine};
+use crate::support::{ALLOWED, Database, PASSWORD, Place, PostgreSql, Shop, replication, replication_between, replication_of, wait};
 
 /// The source's pod as a template has it.
 fn pod(object: &mut Value) -> &mut Value {
@@ -81,9 +81,8 @@ async fn shows<D: Database>(shop: &Place<D>, pod: &str, proof: &str) {
 for_every_engine!(a_manifest_written_by_hand_is_replicated, a_hardened_chart_is_replicated);
 
 /// Data at the mount point itself, which is a directory of a claim of its own; no declared port, no governing Service nor any other that reaches it; a
-/// Secret with nothing but a password, under another key.
-async fn a_manifest_written_by_hand_is_replicated<D: Database>() {
-    let shop = Place::<D>::new(&format!("understudy-manifest-{}", D::NAME)).await;
+/// Secret with nothing but a password, under another key. Gives the credentials.
+async fn by_hand<D: Database>(shop: &Place<D>, name: &str) -> Value {
     let mut secret = D::secret();
     secret.as_object_mut().unwrap().retain(|key, _| key != "username" && key != "password");
     secret["admin-password"] = json!(PASSWORD);
@@ -92,7 +91,7 @@ async fn a_manifest_written_by_hand_is_replicated<D: Database>() {
     shop.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "disk"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}}))
         .unwrap();
-    let mut object = D::stateful_set("orders-db");
+    let mut object = D::stateful_set(name);
     read_from(&mut object, "admin", "admin-password");
     object["spec"].as_object_mut().unwrap().remove("volumeClaimTemplates");
     object["spec"]["serviceName"] = json!("nobody");
@@ -110,26 +109,29 @@ async fn a_manifest_written_by_hand_is_replicated<D: Database>() {
         none => *none = json!([volume]),
     }
     shop.apply(&object).unwrap();
-    shop.source_ready("orders-db").await;
-    assert_eq!(shop.connect("orders-db-0").await.unwrap().directory().await.unwrap(), D::DIRECTORY);
+    shop.source_ready(name).await;
+    assert_eq!(shop.connect(&format!("{name}-0")).await.unwrap().directory().await.unwrap(), D::DIRECTORY);
+    json!({"secretRef": {"name": "admin"}, "username": D::USER, "passwordKey": "admin-password"})
+}
 
+async fn a_manifest_written_by_hand_is_replicated<D: Database>() {
+    let shop = Place::<D>::new(&format!("understudy-manifest-{}", D::NAME)).await;
     let mut resource = replication_of::<D>("orders", "orders-db");
-    resource["spec"]["source"]["credentials"] = json!({"secretRef": {"name": "admin"}, "username": D::USER, "passwordKey": "admin-password"});
+    resource["spec"]["source"]["credentials"] = by_hand(&shop, "orders-db").await;
     replicates(&shop, &resource, "").await;
     assert_eq!(shop.data("shop-env").await.get(&Place::<D>::key("SLAVE_ADDRESSES_INT")).map_or("", String::as_str), "");
     shop.remove().await;
 }
 
 /// A namespace and a pod that are restricted, a user under a number that has no name; data in a directory below the mount; settings from a ConfigMap that
-/// an init container prepares; a metrics exporter that stands first; probes that name the user; annotations that are checksums.
-async fn a_hardened_chart_is_replicated<D: Database>() {
-    let shop = Place::<D>::new(&format!("understudy-chart-{}", D::NAME)).await;
+/// an init container prepares; a metrics exporter that stands first; probes that name the user; annotations that are checksums. Gives the beginning of a line of the settings that shows that they are read.
+async fn hardened<D: Database>(shop: &Place<D>, name: &str) -> &'static str {
     shop.kubectl(&["label", "namespace", &shop.namespace, "pod-security.kubernetes.io/enforce=restricted"]).unwrap();
-    let mut object = D::stateful_set("orders-db");
+    let mut object = D::stateful_set(name);
     let chart = D::chart(database(&mut object));
     shop.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "configuration"}, "data": chart.configuration})).unwrap();
     object["spec"]["template"]["metadata"]["annotations"] = json!({"checksum/configuration": "5f1d", "prometheus.io/scrape": "true"});
-    let password = json!({"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "orders-db", "key": "password"}}});
+    let password = json!({"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": name, "key": "password"}}});
     let container = database(&mut object);
     D::keep_data_in(container, Some("/storage/data"));
     match &mut container["env"] {
@@ -153,14 +155,84 @@ async fn a_hardened_chart_is_replicated<D: Database>() {
     pod["containers"].as_array_mut().unwrap().insert(0, exporter);
     pod["volumes"] = json!([{"name": "configuration", "configMap": {"name": "configuration"}}, {"name": "prepared", "emptyDir": {}}]);
     as_user(&mut object, json!({"runAsUser": 1001, "fsGroup": 1001, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}));
-    shop.source("orders-db", |official| *official = object).await;
+    shop.source(name, |official| *official = object).await;
 
-    shows(&shop, "orders-db-0", chart.proof).await;
-    assert_eq!(shop.connect("orders-db-0").await.unwrap().directory().await.unwrap(), "/storage/data");
-    let user = shop.kubectl(&["exec", "orders-db-0", "-c", D::CONTAINER, "--", "grep", "^Uid:", "/proc/1/status"]).unwrap();
+    let pod = format!("{name}-0");
+    shows(shop, &pod, chart.proof).await;
+    assert_eq!(shop.connect(&pod).await.unwrap().directory().await.unwrap(), "/storage/data");
+    let user = shop.kubectl(&["exec", &pod, "-c", D::CONTAINER, "--", "grep", "^Uid:", "/proc/1/status"]).unwrap();
     assert!(user.contains("1001"), "{user}");
-    replicates(&shop, &replication_of::<D>("orders", "orders-db"), chart.proof).await;
+    chart.proof
+}
+
+async fn a_hardened_chart_is_replicated<D: Database>() {
+    let shop = Place::<D>::new(&format!("understudy-chart-{}", D::NAME)).await;
+    let proof = hardened(&shop, "orders-db").await;
+    replicates(&shop, &replication_of::<D>("orders", "orders-db"), proof).await;
     shop.remove().await;
+}
+
+for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis] targets_of_both_kinds_become_replicas_of_one_source);
+
+/// A target of another shape than its source becomes the replica, also when its pod starts again, and a database of its own again.
+async fn takes_over<D: Database>(sales: &Place<D>, reports: &Place<D>, credentials: Value, proof: &str, first: u64) {
+    let before = reports.snapshot("reports-db-0").await;
+    reports.apply(&replication_between::<D>(&sales.namespace, |spec| spec["target"]["credentials"] = credentials)).unwrap();
+    reports.replicating("orders", 300).await;
+    let arrives = async |row: u64| {
+        let mut source = sales.connect("orders-db-0").await.unwrap();
+        source.insert(row).await.unwrap();
+        let rows = source.count().await.unwrap();
+        wait(&format!("row {row}"), 120, async || match reports.connect("reports-db-0").await?.count().await? {
+            count if count >= rows => Ok(()),
+            count => Err(format!("{count} rows")),
+        })
+        .await;
+        reports.read_only("reports-db-0").await;
+    };
+    arrives(first).await;
+    shows(reports, "reports-db-0", proof).await;
+    let old = reports.uid("reports-db-0").unwrap();
+    reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
+    reports.replaced("reports-db-0", &old).await;
+    arrives(first + 1).await;
+    reports.delete("orders", 240).await;
+    reports.source_ready("reports-db").await;
+    let mut target = reports.connect("reports-db-0").await.unwrap();
+    assert!(target.takes_writes().await.unwrap() && target.count().await.unwrap() >= 3);
+    let workload = |snapshot: &[String]| snapshot[snapshot.len() - 2..].to_vec();
+    assert_eq!(workload(&reports.snapshot("reports-db-0").await), workload(&before));
+    assert!(reports.traces("reports-db-0").await.is_empty());
+}
+
+async fn targets_of_both_kinds_become_replicas_of_one_source<D: Database>() {
+    let sales = Place::<D>::new(&format!("understudy-forms-sales-{}", D::NAME)).await;
+    hardened(&sales, "orders-db").await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    let mut source = sales.connect("orders-db-0").await.unwrap();
+    source.prepare().await.unwrap();
+    source.insert(1).await.unwrap();
+    let before = sales.snapshot("orders-db-0").await;
+    let of_a_manifest = async {
+        let reports = Place::<D>::new(&format!("understudy-forms-manifest-{}", D::NAME)).await;
+        let credentials = by_hand(&reports, "reports-db").await;
+        reports
+            .apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "reports"},
+            "spec": {"selector": {"app": "reports-db"}, "ports": [{"port": D::PORT}]}}))
+            .unwrap();
+        takes_over(&sales, &reports, credentials, "", 10).await;
+        reports.remove().await;
+    };
+    let of_a_chart = async {
+        let reports = Place::<D>::new(&format!("understudy-forms-chart-{}", D::NAME)).await;
+        let proof = hardened(&reports, "reports-db").await;
+        takes_over(&sales, &reports, json!({"secretRef": {"name": "reports-db"}}), proof, 20).await;
+        reports.remove().await;
+    };
+    tokio::join!(of_a_manifest, of_a_chart);
+    assert_eq!(sales.snapshot("orders-db-0").await, before);
+    assert!(sales.traces("orders-db-0").await.is_empty());
+    sales.remove().await;
 }
 
 /// PostgreSQL alone: `initdb` and the server judge owner and mode of their directory, here the mount point of a claim template itself, which has a group of
