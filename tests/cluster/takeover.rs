@@ -13,9 +13,9 @@ use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applica
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again,
     what_a_target_held_is_kept_and_can_be_got_back,
-    targets_of_one_source_are_removed_alone
+    targets_of_one_source_are_removed_alone,
+    a_server_that_does_not_start_on_the_copy_gets_its_own_data_back
 );
-for_engines!([postgresql: PostgreSql, mysql: MySql] a_server_that_does_not_start_on_the_copy_gets_its_own_data_back);
 
 /// The restart of a target's pod as it is without us: for how long its clients are without it.
 async fn plain_restart<D: Database>(reports: &Place<D>) -> Duration {
@@ -128,18 +128,32 @@ async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_aga
     sales.remove().await;
 }
 
-/// The server of this container starts on its own data, and never on a copy.
+/// The server of this container starts on its own data, and never on a copy: ConfigMap `start` has what it starts with.
 fn never_on_a_copy<D: Database>(stateful_set: &mut Value) {
-    let containers = stateful_set["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap();
-    let container = containers.iter_mut().find(|container| container["name"] == D::CONTAINER).unwrap();
-    let program = if D::NAME == "mysql" { "mysqld" } else { "postgres" };
-    let mut args = container["args"].as_array().cloned().unwrap_or_default();
-    if args.first().is_none_or(|first| first.as_str().unwrap().starts_with('-')) {
-        args.insert(0, json!(program));
+    let pod = &mut stateful_set["spec"]["template"]["spec"];
+    let volume = json!({"name": "start", "configMap": {"name": "start", "defaultMode": 0o755}});
+    match &mut pod["volumes"] {
+        Value::Array(volumes) => volumes.push(volume),
+        none => *none = json!([volume]),
     }
-    let script = format!("[ ! -e {}/understudy.seed.json ] || {{ trap 'exit 1' TERM; sleep 3600 & wait; }}; exec docker-entrypoint.sh \"$@\"", D::DIRECTORY);
-    container["command"] = json!(["bash", "-c", script, "bash"]);
-    container["args"] = json!(args);
+    let container = pod["containers"].as_array_mut().unwrap().iter_mut().find(|container| container["name"] == D::CONTAINER).unwrap();
+    container["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "start", "mountPath": "/start"}));
+    let program = match D::NAME {
+        "mysql" => "mysqld",
+        "redis" => "redis-server",
+        _ => "postgres",
+    };
+    // Of a Redis the program itself has to be named: how else its arguments are added to could not be told.
+    container["command"] = json!(["/start/start", program]);
+}
+
+/// What a container starts with that must not start on a copy.
+fn start_of<D: Database>() -> Value {
+    let script = format!(
+        "#!/bin/sh\n[ ! -e {}/understudy.seed.json ] || {{ trap 'exit 1' TERM; sleep 3600 & wait; }}\nexec docker-entrypoint.sh \"$@\"\n",
+        D::DIRECTORY
+    );
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "start"}, "data": {"start": script}})
 }
 
 async fn a_server_that_does_not_start_on_the_copy_gets_its_own_data_back<D: Database>() {
@@ -151,6 +165,7 @@ pub async fn never_proven<D: Database>(scenario: &str) {
     let sales = Place::<D>::with_source(&format!("understudy-{scenario}-sales-{}", D::NAME)).await;
     sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
     let reports = Place::<D>::new(&format!("understudy-{scenario}-{}", D::NAME)).await;
+    reports.apply(&start_of::<D>()).unwrap();
     reports.source("reports-db", never_on_a_copy::<D>).await;
     let mut client = sales.connect("orders-db-0").await.unwrap();
     client.prepare().await.unwrap();
