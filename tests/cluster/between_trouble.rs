@@ -270,6 +270,51 @@ async fn a_pipeline_that_scales_and_applies_in_the_middle_breaks_nothing<D: Data
     sales.remove().await;
 }
 
+/// Redis alone: its arguments are one field, and a manifest that is applied again takes out what it was given. Until that is put back it does not start.
+#[tokio::test]
+async fn a_redis_whose_manifest_is_applied_again_never_serves_the_copy_as_its_own_and_goes_on_with_its_arguments() {
+    let (sales, reports) = agreed::<Redis>("applied", 20).await;
+    let (before, target_before) = (sales.snapshot("orders-db-0").await, workload(&reports).await);
+    fill(&reports, "reports-db-0", 1, 7).await;
+    let watch = Watch::start::<Redis>(reports.service("reports-db").await, 7, 20);
+    let apply = async || {
+        reports.apply(&Redis::stateful_set("reports-db")).unwrap();
+        wait("its server does not start", 120, async || {
+            let path = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
+            let found = reports.kubectl(&["get", "pod", "reports-db-0", "-o", path])?;
+            if found == "CrashLoopBackOff" { Ok(()) } else { Err(found) }
+        })
+        .await;
+        reports.reason("orders", "ReplicaStarting", 60).await;
+    };
+    let put_back = || {
+        let argument = |word: &str| json!({"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": word});
+        let patch = json!([argument("--include"), argument("/data/understudy.conf")]).to_string();
+        reports.kubectl(&["patch", "statefulset", "reports-db", "--type=json", "-p", &patch]).unwrap();
+    };
+
+    // In the middle of the takeover: before the server has ever run on the copy.
+    reports.apply(&replication_between::<Redis>(&sales.namespace, |spec| spec["target"]["existingData"] = json!("BackUpAndReplace"))).unwrap();
+    wait("the template has the init container", 300, async || init_containers(&reports, "statefulset/reports-db", ".spec.template.spec")).await;
+    apply().await;
+    put_back();
+    follows(&reports, 20).await;
+
+    // Later.
+    apply().await;
+    let (_, reason, said) = reports.condition("orders", "Preflight").await.unwrap();
+    assert!(reason == "TargetReverted" && said.contains("--include /data/understudy.conf"), "{reason} {said}");
+    put_back();
+    follows(&reports, 20).await;
+    assert_eq!(watch.finish(), [""; 0]);
+
+    reports.delete("orders", 240).await;
+    assert_eq!(sales.snapshot("orders-db-0").await, before);
+    stands_alone(&reports, 20, &target_before).await;
+    reports.remove().await;
+    sales.remove().await;
+}
+
 /// A file system of its own on the machine of the cluster's only node, as the volume of a claim.
 struct Disk {
     path: String,
