@@ -87,11 +87,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
                 }
             }
         }
-        _ if facts.source.is_none() => draft.steps.push(Step::Tell {
-            warning: false,
-            reason: "SourceGone",
-            note: format!("StatefulSet {} no longer exists: there is nothing left to undo on it", subject.source()),
-        }),
+        _ if facts.source.is_none() => draft.steps.push(Step::Tell { warning: false, reason: "SourceGone", note: source_gone::<E>(subject, &recorded) }),
         _ => {
             let (_, why) = super::draft::describe(&preflight::reach(subject, facts));
             if waited.is_none_or(|waited| waited < again::ABANDON) {
@@ -213,6 +209,18 @@ fn restore<E: Engine>(
             draft.ready(false, true, "RestartNotAllowed", why);
             Some(draft.clone().finish(again::BLOCKED))
         }
+    }
+}
+
+fn source_gone<E: Engine>(subject: &Subject, recorded: &[crate::api::Change]) -> String {
+    let begin = format!("StatefulSet {} no longer exists", subject.source());
+    match recorded {
+        [] => format!("{begin}: there is nothing left to undo on it"),
+        _ => format!(
+            "{begin}, and was not cleaned. If a server runs on its data, or will, this is left there: {}. By hand: {}",
+            left(recorded),
+            E::undo_by_hand(&subject.names.identity, recorded)
+        ),
     }
 }
 

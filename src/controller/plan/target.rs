@@ -77,20 +77,23 @@ fn refuse(subject: &Subject, own: u64, held: &[String]) -> Option<Finding> {
     })
 }
 
-/// The user's tools took back what a target that runs on the copy had been given. It is said, not fought: its pod restarts for every change.
+/// The user's tools took back what a target that runs on the copy, or is about to, had been given. It is said, not fought: its pod restarts for every change.
 #[must_use]
 pub fn reverted<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<Finding> {
     let (target, joined) = (facts.target.as_ref()?, subject.target_status().is_some_and(|target| target.joined));
     let arguments = E::target_arguments(&subject.target_status()?.data_directory);
     let found = &target.workload.as_ref()?.stateful_set;
-    let complete = target.wants(&subject.names.identity).is_some() && (arguments.is_empty() || container_with(template_of(found), &arguments).is_some());
-    let also = if arguments.is_empty() { String::new() } else { format!(" and the arguments {}", arguments.join(" ")) };
-    (joined && !complete).then(|| {
+    let wanted = target.wants(&subject.names.identity).is_some();
+    let given = arguments.is_empty() || container_with(template_of(found), &arguments).is_some();
+    let lost =
+        [(!wanted).then(|| "the init container understudy-swap".to_owned()), (!given).then(|| format!("the arguments {} of its server", arguments.join(" ")))];
+    ((joined || wanted) && !(wanted && given)).then(|| {
         Finding::new(
             "TargetReverted",
             format!(
-                "StatefulSet {} lost the init container understudy-swap{also} (kubectl apply, a pipeline or a helm upgrade put its own back)",
-                found.metadata.name.as_deref().unwrap_or_default()
+                "StatefulSet {} lost {} (kubectl apply, a pipeline or a helm upgrade put its own back)",
+                found.metadata.name.as_deref().unwrap_or_default(),
+                lost.into_iter().flatten().collect::<Vec<_>>().join(" and ")
             ),
             format!(
                 "let the pipeline ignore the field spec.template.spec.initContainers{}, and put back what is missing; or set enabled to false",
