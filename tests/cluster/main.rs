@@ -3,7 +3,6 @@
 
 mod bad_input;
 mod between;
-mod between_trouble;
 #[allow(dead_code, reason = "the tests of a killed controller ask for more of it")]
 mod databases;
 mod operator;
@@ -12,4 +11,5 @@ mod shapes;
 mod story;
 mod support;
 mod takeover;
+mod trouble;
 mod upkeep;

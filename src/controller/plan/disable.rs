@@ -92,7 +92,11 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
             let (_, why) = super::draft::describe(&preflight::reach(subject, facts));
             if waited.is_none_or(|waited| waited < again::ABANDON) {
                 let rest = if deleting { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
-                let message = format!("nothing is a replica any more; the source's changes are undone as soon as it answers{rest}. {why}");
+                let replicas = match &returned {
+                    Returned::Silent(why) => why,
+                    _ => "nothing is a replica any more",
+                };
+                let message = format!("{replicas}; the source's changes are undone as soon as it answers{rest}. {why}");
                 draft.ready(false, !deleting, "SourceUnreachable", message);
                 return draft.finish(again::BLOCKED);
             }

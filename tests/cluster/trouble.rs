@@ -126,8 +126,12 @@ async fn teardown_works_with_either_side_dead_between_applications<D: Database>(
     reports.reason("orders", "SourceScaledToZero", 120).await;
     assert_eq!(reports.rows("reports-db-0").await, 20, "what it has is still served");
     reports.edit("orders", json!({"enabled": false})).await;
-    let message = reports.reason("orders", "SourceUnreachable", 240).await;
-    assert!(message.contains("undone as soon as it answers") && message.contains("replicas: 0"), "{message}");
+    let goes_on = "nothing is a replica any more; the source's changes are undone as soon as it answers";
+    wait("only the source is missing", 240, async || match reports.condition("orders", "Ready").await? {
+        (_, reason, message) if reason == "SourceUnreachable" && message.starts_with(goes_on) && message.contains("replicas: 0") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     assert!(reports.get("orders").await.unwrap().status.unwrap().target.unwrap().returned);
     stands_alone(&reports, 20, &target_before).await;
     sales.kubectl(&["scale", "statefulset", "orders-db", "--replicas=1"]).unwrap();
@@ -290,8 +294,11 @@ async fn a_redis_whose_manifest_is_applied_again_never_serves_the_copy_as_its_ow
         })
         .await;
         reports.reason("orders", "ReplicaStarting", 60).await;
-        let (_, reason, said) = reports.condition("orders", "Preflight").await.unwrap();
-        assert!(reason == "TargetReverted" && said.contains("--include /data/understudy.conf"), "{reason} {said}");
+        wait("it is said what is missing", 60, async || match reports.condition("orders", "Preflight").await? {
+            (_, reason, said) if reason == "TargetReverted" && said.contains("--include /data/understudy.conf") => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
     };
     let put_back = || {
         let argument = |word: &str| json!({"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": word});
