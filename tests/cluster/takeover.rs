@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use understudy::api::Phase;
 
-use crate::databases::{Redis, for_engines};
+use crate::databases::for_engines;
 use crate::story::idle;
 use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, replication_of, wait};
 
@@ -319,38 +319,4 @@ async fn targets_of_one_source_are_removed_alone<D: Database>() {
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     assert!(shop.traces("orders-db-0").await.is_empty());
     shop.remove().await;
-}
-
-/// Redis alone has arguments that a pipeline takes back with its own, and does not start without them.
-#[tokio::test]
-async fn a_target_that_lost_its_arguments_becomes_a_database_of_its_own_when_it_is_disabled() {
-    let (sales, reports) = applications::<Redis>("reverted").await;
-    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
-    let before = sales.snapshot("orders-db-0").await;
-    let target_before = reports.snapshot("reports-db-0").await;
-    let mut source = sales.connect("orders-db-0").await.unwrap();
-    for row in 1..=3 {
-        source.insert(row).await.unwrap();
-    }
-    reports.apply(&replication_between::<Redis>(&sales.namespace, |_| {})).unwrap();
-    reports.replicating("orders", 300).await;
-    let old = reports.uid("reports-db-0").unwrap();
-    reports.apply(&Redis::stateful_set("reports-db")).unwrap();
-    reports.replaced("reports-db-0", &old).await;
-    wait("it is said", 120, async || match reports.condition("orders", "Preflight").await? {
-        (_, reason, message) if reason == "TargetReverted" && message.contains("--include") => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
-    assert!(reports.connect("reports-db-0").await.is_err(), "it does not serve the source's data as its own");
-    reports.edit("orders", json!({"enabled": false})).await;
-    reports.phase("orders", Phase::Standalone, 240).await;
-    assert_eq!(sales.snapshot("orders-db-0").await, before);
-    reports.source_ready("reports-db").await;
-    let mut target = reports.connect("reports-db-0").await.unwrap();
-    assert!(target.takes_writes().await.unwrap() && target.count().await.unwrap() == 3);
-    let workload = |snapshot: Vec<String>| snapshot[snapshot.len() - 2..].to_vec();
-    assert_eq!(workload(reports.snapshot("reports-db-0").await), workload(target_before));
-    reports.remove().await;
-    sales.remove().await;
 }
