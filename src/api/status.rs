@@ -150,6 +150,12 @@ pub struct TargetStatus {
     /// The data that it held before is no longer on its volume: the copy was proven before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cleared: bool,
+    /// Arguments of its server that somebody had taken off it were put back once, so that it can be promoted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+    /// The copy is its own: a server that starts on it follows nobody.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
     /// It is a database of its own again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub returned: bool,

@@ -249,6 +249,12 @@ fn recorded(resource: &DatabaseReplication) -> bool {
     resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
 }
 
+/// The owner of its source agrees no longer.
+fn withdrawn(resource: &DatabaseReplication) -> bool {
+    let conditions = resource.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.reason == "ConsentWithdrawn")
+}
+
 /// Which of the resources that came first has this one's target. One of another namespace that has not begun may not have its owner's consent, and
 /// has no say.
 fn target_rival(first: &[Arc<DatabaseReplication>], resource: &DatabaseReplication) -> Option<String> {
@@ -256,7 +262,7 @@ fn target_rival(first: &[Arc<DatabaseReplication>], resource: &DatabaseReplicati
     let has = |other: &&Arc<DatabaseReplication>| {
         let (here, theirs) = (other.namespace() == resource.namespace(), other.spec.target.as_ref());
         let is_source = source_of(other) == (resource.namespace(), target);
-        is_source && (here || recorded(other)) || here && theirs.is_some_and(|theirs| theirs.stateful_set_ref.name == target)
+        is_source && (here || recorded(other) && !withdrawn(other)) || here && theirs.is_some_and(|theirs| theirs.stateful_set_ref.name == target)
     };
     let name = |other: &Arc<DatabaseReplication>| match other.namespace() {
         Some(namespace) if other.namespace() != resource.namespace() => format!("{namespace}/{}", other.name_any()),

@@ -18,7 +18,9 @@ pub struct Logins<'a> {
     pub container: &'a str,
     /// Its administrator's Secret, and the key of the password in it.
     pub password: (&'a str, &'a str),
-    /// The administrator's name; none where the other database knows this login, too.
+    /// The other database knows this password, too.
+    pub stays: bool,
+    /// The administrator's name; none where the other database has an administrator of that name, too.
     pub username: Option<&'a str>,
 }
 
@@ -42,8 +44,11 @@ impl Logins<'_> {
                 found.insert(format!("container {} of pod {name} ({})", container.name, secrets(&read)));
             }
         }
+        // Of a pod that has ended there is another one only where it is made by the clock.
+        let ended = |pod: &Pod| matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let logs_in = |pod: &&Pod| !ended(pod) || maker(pod).starts_with(CRON_JOB);
         let ours = |pod: &&Pod| pod.name_any() != name && pod.labels().get(labels::MANAGED_BY).is_none_or(|by| by != labels::MANAGER);
-        for (pod, spec) in namespace.iter().filter(ours).filter_map(|pod| Some((pod, pod.spec.as_ref()?))) {
+        for (pod, spec) in namespace.iter().filter(ours).filter(logs_in).filter_map(|pod| Some((pod, pod.spec.as_ref()?))) {
             let read: BTreeSet<&str> =
                 spec.init_containers.iter().flatten().chain(&spec.containers).flat_map(|container| read_by(container, spec, &passwords)).collect();
             if !read.is_empty() {
@@ -69,16 +74,16 @@ impl Logins<'_> {
             passwords.extend(whole.map(|secret| (secret.name.clone(), BTreeSet::new())));
         }
         let (secret, key) = self.password;
-        match (self.username, passwords.get_mut(secret)) {
-            (None, Some(keys)) => {
+        match (self.stays, passwords.get_mut(secret)) {
+            (true, Some(keys)) => {
                 keys.remove(key);
                 if keys.is_empty() {
                     passwords.remove(secret);
                 }
             }
-            (Some(_), Some(keys)) if keys.is_empty() => {}
-            (Some(_), _) => drop(passwords.entry(secret.to_owned()).or_default().insert(key.to_owned())),
-            (None, None) => {}
+            (false, Some(keys)) if keys.is_empty() => {}
+            (false, _) => drop(passwords.entry(secret.to_owned()).or_default().insert(key.to_owned())),
+            (true, None) => {}
         }
         passwords
     }
@@ -145,9 +150,18 @@ fn mounted<'a>(spec: &'a PodSpec, volume: &str, passwords: &Passwords) -> Vec<&'
     shown.filter(holds).map(|(name, _)| name).collect()
 }
 
+/// What a pod is called that is made by the clock; its Job is called by the minute.
+const CRON_JOB: &str = "CronJob ";
+
 /// The workload that made a pod, or the pod itself.
 fn maker(pod: &Pod) -> String {
     let Some(owner) = pod.owner_references().iter().find(|owner| owner.controller == Some(true)) else { return format!("pod {}", pod.name_any()) };
+    if let Some((stem, minute)) = owner.name.rsplit_once('-')
+        && minute.len() > 5
+        && minute.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return format!("{CRON_JOB}{stem}");
+    }
     let hash = pod.labels().get("pod-template-hash").map(|hash| format!("-{hash}"));
     match hash.and_then(|hash| owner.name.strip_suffix(&hash)) {
         Some(deployment) => format!("Deployment {deployment}"),
@@ -158,6 +172,7 @@ fn maker(pod: &Pod) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::PodStatus;
     use serde_json::{Value, json};
 
     fn pod(value: Value) -> Pod {
@@ -177,7 +192,7 @@ mod tests {
     }
 
     fn users(target: &Pod, username: Option<&str>, others: &[Pod]) -> Vec<String> {
-        Logins { pod: target, container: "postgres", password: ("reports-db", "password"), username }.users(others)
+        Logins { pod: target, container: "postgres", password: ("reports-db", "password"), stays: username.is_none(), username }.users(others)
     }
 
     const ADMINISTRATOR: Option<&str> = Some("reports");
@@ -216,16 +231,30 @@ mod tests {
             pod(json!({"metadata": {"name": name, "labels": {"pod-template-hash": "5c9f"},
                 "ownerReferences": [{"apiVersion": "v1", "kind": kind, "name": owner, "uid": "u", "controller": true}]}, "spec": spec}))
         };
+        let mut hourly = owned("hourly-29401230-x", "Job", "hourly-29401230");
+        let mut done = owned("migration-x", "Job", "migration");
+        for pod in [&mut hourly, &mut done] {
+            pod.status = Some(PodStatus { phase: Some("Succeeded".into()), ..PodStatus::default() });
+        }
         let alone = pod(
             json!({"metadata": {"name": "shell"}, "spec": {"containers": [{"name": "c", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
             "volumes": [{"name": "v", "secret": {"secretName": "reports-db"}}]}}),
         );
         let other = pod(json!({"metadata": {"name": "other"}, "spec": {"containers": [{"name": "c", "image": "x", "env": [{"name": "A", "value": "b"}]}]}}));
         let ours = pod(json!({"metadata": {"name": "ours", "labels": {"app.kubernetes.io/managed-by": "understudy"}}, "spec": spec}));
-        let others =
-            [owned("web-1", "ReplicaSet", "web-5c9f"), owned("web-2", "ReplicaSet", "web-5c9f"), owned("nightly-x", "Job", "nightly"), alone, other, ours];
+        let others = vec![
+            owned("web-1", "ReplicaSet", "web-5c9f"),
+            owned("web-2", "ReplicaSet", "web-5c9f"),
+            owned("nightly-x", "Job", "nightly"),
+            hourly,
+            done,
+            alone,
+            other,
+            ours,
+        ];
         let quiet = target("true", &json!({"name": "beside", "image": "x"}));
-        let all = ["Deployment web (Secret reports-db)", "Job nightly (Secret reports-db)", "pod shell (Secret reports-db)"];
+        let all =
+            ["CronJob hourly (Secret reports-db)", "Deployment web (Secret reports-db)", "Job nightly (Secret reports-db)", "pod shell (Secret reports-db)"];
         assert_eq!(users(&quiet, ADMINISTRATOR, &others), all);
         let many: Vec<Pod> = (0..10).map(|number| owned(&format!("j{number}"), "Job", &format!("job-{number}"))).collect();
         let found = users(&quiet, ADMINISTRATOR, &many);

@@ -32,7 +32,7 @@ async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>(
             container["startupProbe"] = json!({"exec": {"command": ["sh", "-c", "test -n \"$CLERKS_PASSWORD\""]}});
         })
         .await;
-    let clerk = json!({"name": "clerk", "image": "busybox:1.36", "command": ["true"], "env": [password]});
+    let clerk = json!({"name": "clerk", "image": "busybox:1.36", "command": ["sh", "-c", "trap exit TERM; sleep 3600 & wait"], "env": [password]});
     reports
         .apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "clerk"}, "spec": {"restartPolicy": "Never", "containers": [clerk]}}))
         .unwrap();

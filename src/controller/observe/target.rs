@@ -97,12 +97,14 @@ async fn logins<E: Engine>(
     if !E::USERS_ARE_DATA {
         return Ok(Vec::new());
     }
-    let same = source.administrator.as_ref().is_ok_and(|source| (&source.username, &source.password) == (&own.username, &own.password));
+    let source = source.administrator.as_ref().ok();
+    let known = source.is_some_and(|source| source.username == own.username);
+    let stays = known && source.is_some_and(|source| source.password == own.password);
     let credentials = database.credentials;
     let password = (credentials.secret_ref.name.as_str(), credentials.password_key.as_str());
-    let username = (!same).then_some(own.username.as_str());
+    let username = (!known).then_some(own.username.as_str());
     let pods = Api::<Pod>::namespaced(context.client.clone(), database.namespace).list(&ListParams::default()).await?;
-    Ok(Logins { pod, container, password, username }.users(&pods.items))
+    Ok(Logins { pod, container, password, stays, username }.users(&pods.items))
 }
 
 /// Size of the target's data, and what of it is the user's. Asked once in a while: the server may have to look into many databases.

@@ -1,7 +1,6 @@
 //! What keeps the replication from being set up: everything at once, before anything is changed.
 
 use super::{Facts, Subject, environment, target};
-use crate::api::ExistingData;
 use crate::controller::consent::NOT_ALLOWED;
 use crate::controller::facts::{Administrator, Database, Server, SourceWorkload};
 use crate::engine::{Engine, Finding, LastSave, WantedSource};
@@ -192,9 +191,8 @@ fn room<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<Finding> {
     let needed = bytes.saturating_mul(2);
     let data = format_bytes(bytes);
     let mut found = Vec::new();
-    // What the target holds is backed up there, too.
-    let kept = facts.target.as_ref().filter(|_| spec.target.as_ref().is_some_and(|target| target.existing_data == ExistingData::BackUpAndReplace));
-    let kept = kept.and_then(|target| target.data.as_ref().ok()).map_or(0, |(bytes, _)| *bytes);
+    // What the target holds is backed up there, too, if only because it is written to at the last moment.
+    let kept = facts.target.as_ref().and_then(|target| target.data.as_ref().ok()).map_or(0, |(bytes, _)| *bytes);
     match bytes_of(&spec.backup.volume.size) {
         Some(size) if size >= needed && size < needed.saturating_add(kept) => found.push(Finding::new(
             "BackupVolumeTooSmall",

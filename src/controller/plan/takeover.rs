@@ -311,9 +311,13 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
     let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
     let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
-    let released = facts.own.jobs.contains_key(&names.release_job());
-    if proven && answer.is_err() && !released && !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none() {
-        // Somebody took them, without which the server does not start on the copy.
+    // Without its arguments, which somebody took off it, the server does not start on the copy: they are put back once, and not fought for. Whoever released
+    // it starts without them, and takes writes.
+    let released = recorded.released || facts.own.jobs.contains_key(&names.release_job());
+    let lost = !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none();
+    let given_up = recorded.resumed && facts.failure.is_none() || waited(subject, facts).is_some_and(|waited| waited >= again::ABANDON);
+    if proven && answer.is_err() && lost && !released && !given_up {
+        draft.status.target.iter_mut().for_each(|recorded| recorded.resumed = true);
         draft.steps.push(change::<E>(found, &request.workload, Data::Staged));
         return waits("gets back the arguments that somebody took off it, to be promoted");
     }
@@ -356,16 +360,13 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     }
     if recorded.joined {
         match answer {
-            Ok(summary) if summary.read_only => {
-                draft.steps.push(Step::Promote);
-                return waits("becomes a stand-alone server");
-            }
-            Ok(_) => {}
             Err(why) => return silent(why),
+            Ok(summary) => {
+                if let Some(why) = settle(subject, facts, draft, target, &request, summary.read_only) {
+                    return waits(why);
+                }
+            }
         }
-    }
-    if recorded.joined && !kept(subject, &facts.own, facts.now, draft, &request) {
-        return waits("has what it held before backed up");
     }
     if done(subject, &facts.own, facts.now, draft, build_clear_job(&request)).is_none() {
         return waits("is a database of its own; what the exchange has left on its volume is being deleted");
@@ -374,6 +375,59 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
         recorded.returned = true;
     }
     Returned::Done
+}
+
+/// For how long a resource has been waiting for its deletion.
+fn waited<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<std::time::Duration> {
+    subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs())
+}
+
+/// Plans to have a copy that was proven be the target's own, once what it held before is safe. None when it is; otherwise what it waits for.
+fn release<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>) -> Option<&'static str> {
+    if draft.status.target.as_ref().is_none_or(|recorded| recorded.released) {
+        return None;
+    }
+    if !kept(subject, &facts.own, facts.now, draft, request) {
+        return Some("has what it held before backed up");
+    }
+    if done(subject, &facts.own, facts.now, draft, build_release_job(request)).is_none() {
+        return Some("is about to become a stand-alone server");
+    }
+    draft.status.target.iter_mut().for_each(|recorded| recorded.released = true);
+    None
+}
+
+/// Plans what is left to do on a copy that nothing of ours is on any more, because it was put back or somebody else took it. None when that is done.
+fn settle<E: Engine>(
+    subject: &Subject,
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    target: &TargetFacts<E>,
+    request: &JobRequest<'_>,
+    read_only: bool,
+) -> Option<&'static str> {
+    if let Some(why) = release(subject, facts, draft, request) {
+        return Some(why);
+    }
+    if read_only {
+        draft.steps.push(Step::Promote);
+        return Some("becomes a stand-alone server");
+    }
+    let left = left_on_copy(subject, facts, draft, target);
+    let any = !left.is_empty();
+    draft.steps.extend(left);
+    any.then_some("is a stand-alone server, and loses what came with the copy")
+}
+
+/// The steps that take off a promoted copy what was changed on the source and came with it, that of others too; empty where who deletes the resource has
+/// waited for long, and the server refuses.
+fn left_on_copy<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::Step>, target: &TargetFacts<E>) -> Vec<Step<E::Step>> {
+    if facts.failure.is_some() && waited(subject, facts).is_some_and(|waited| waited >= again::ABANDON * 3) {
+        return Vec::new();
+    }
+    let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
+    let own = |identity: &Identity| if *identity == subject.names.identity { changes } else { &[] };
+    target.promoted.iter().flat_map(|(identity, server)| E::plan_disable(server, identity, own(identity))).map(Step::Target).collect()
 }
 
 /// Plans to make a copy that was proven a server of its own, and to give up our fields of its StatefulSet then.
@@ -387,25 +441,17 @@ fn stand_alone<E: Engine>(
 ) -> Returned {
     let name = request.workload.source;
     let waits = |why: &str| Returned::Waits(format!("the target {name} {why}"));
-    if !kept(subject, &facts.own, facts.now, draft, request) {
-        return waits("has what it held before backed up");
-    }
-    if done(subject, &facts.own, facts.now, draft, build_release_job(request)).is_none() {
-        return waits("is about to become a stand-alone server");
+    if let Some(why) = release(subject, facts, draft, request) {
+        return waits(why);
     }
     // Again, until nothing else is left to do: it may have been cut off.
     draft.steps.push(Step::Promote);
-    let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
     if target.promoted.is_empty() {
         return waits("becomes a stand-alone server");
     }
-    // What was changed on the source came with the copy; what carries another's name too.
-    let own = |identity: &Identity| if *identity == subject.names.identity { changes } else { &[] };
-    let left: Vec<_> = target.promoted.iter().flat_map(|(identity, server)| E::plan_disable(server, identity, own(identity))).collect();
-    let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
-    let refused = facts.failure.is_some() && waited.is_some_and(|waited| waited >= again::ABANDON * 3);
-    if !left.is_empty() && !refused {
-        draft.steps.extend(left.into_iter().map(Step::Target));
+    let left = left_on_copy(subject, facts, draft, target);
+    if !left.is_empty() {
+        draft.steps.extend(left);
         return waits("is a stand-alone server, and loses what came with the copy");
     }
     let Some(put_back) = put_back else {

@@ -24,7 +24,7 @@ struct Cache {
 }
 
 /// What was observed of a world whose source is of another engine.
-fn facts_of<E: Engine>(world: &World, server: Server<E::SourceFacts>, replicas: BTreeMap<u32, Server<ReplicaSummary>>) -> Facts<E> {
+pub fn facts_of<E: Engine>(world: &World, server: Server<E::SourceFacts>, replicas: BTreeMap<u32, Server<ReplicaSummary>>) -> Facts<E> {
     let Facts { now, source, administrator, shape, claim, config_maps, service, own, data_bytes, .. } = world.facts();
     Facts {
         now,

@@ -5,13 +5,16 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::lost::facts_of;
 use super::world::{GIB, World};
-use crate::api::{Change, DatabaseReplicationSpec, ExistingData, Phase};
-use crate::controller::facts::{Administrator, Facts, JobState, Own, Server, SourceWorkload, TargetFacts};
+use crate::api::{Change, DatabaseReplicationSpec, DatabaseReplicationStatus, EngineKind, ExistingData, Phase};
+use crate::controller::facts::{Administrator, Facts, JobState, Own, Server, SourceWorkload, Subject, TargetFacts};
 use crate::controller::plan::{Kind, Object, Plan, Step, again, conditions, plan};
 use crate::engine::postgresql::{PostgreSql, SourceFacts, Step as SourceStep};
+use crate::engine::redis::Redis;
 use crate::engine::{Finding, Identity, Position, ReplicaSummary};
 use crate::resources::{Data, data_of, inspect, template_of};
 
@@ -278,6 +281,7 @@ impl Pair {
                 self.target.released = true;
             } else if name.contains("-discard-") || name.contains("-clear-") {
                 assert!(!name.contains("-clear-") || self.runs().is_none(), "what is ours goes once nothing needs it");
+                assert!(!name.contains("-clear-") || self.target.released || !self.target.copy, "the agent refuses what was not released");
                 assert!(!self.target.previous || self.proven(), "what it held before is kept until the copy is proven");
                 let (late, held) = (self.target.late, !self.target.held.is_empty());
                 assert!(!self.target.previous || !self.proven() || !(held || late) || self.target.kept, "and data that was there is backed up");
@@ -569,6 +573,73 @@ fn a_consent_that_is_taken_back_has_the_source_cleaned_and_the_target_left_alone
     pair.settle(&[]);
     assert!(pair.target.promoted);
     pair.assert_left_alone(&start);
+}
+
+#[test]
+fn a_target_whose_template_somebody_put_back_becomes_a_database_of_its_own() {
+    let start = Pair::new(|_| {});
+    for restarted in [true, false] {
+        let mut pair = start.clone();
+        pair.settle(&[]);
+        pair.template().init_containers = None;
+        pair.target.stateful_set.metadata.managed_fields = None;
+        if restarted {
+            pair.start_pod();
+        }
+        disable(&mut pair, true);
+        pair.settle(&[]);
+        assert!(!pair.world.exists && pair.target.promoted && pair.target.released && !pair.target.previous);
+        assert!(!pair.target.server.role_exists && !pair.target.server.hba_line_present, "{:?}", pair.target.server);
+        assert!(pair.runs().is_none());
+    }
+}
+
+/// A Redis, which does not start on the copy without its arguments: somebody took them, and its StatefulSet has what `edit` leaves of the record.
+fn changes_of_a_redis(pair: &Pair, edit: impl FnOnce(&mut DatabaseReplicationStatus, &mut Own)) -> (Vec<String>, DatabaseReplicationStatus) {
+    let mut world = pair.world.clone();
+    world.resource.spec.engine = EngineKind::Redis;
+    world.own = Own::default();
+    edit(world.resource.status.as_mut().unwrap(), &mut world.own);
+    let silent = || "connection refused".to_owned();
+    let facts = pair.facts();
+    let target = facts.target.unwrap();
+    let target = TargetFacts::<Redis> {
+        workload: target.workload,
+        administrator: target.administrator,
+        server: Server::NotAsked,
+        shape: target.shape,
+        volume_bytes: target.volume_bytes,
+        data: Err("it was not asked".into()),
+        logins: vec![],
+        rival: None,
+        service: target.service,
+        promoted: vec![],
+    };
+    let facts = Facts {
+        target: Some(Box::new(target)),
+        ..facts_of::<Redis>(&world, Server::Unreachable(silent()), BTreeMap::from([(1, Server::Unreachable(silent()))]))
+    };
+    let subject = Subject::new::<Redis>(Arc::new(world.resource.clone())).unwrap();
+    let plan = plan::<Redis>(&subject, &facts, "understudy:dev");
+    (plan.steps.iter().filter(|step| matches!(step, Step::Change { .. })).map(ToString::to_string).collect(), plan.status)
+}
+
+#[test]
+fn arguments_that_somebody_took_are_put_back_once_and_never_on_a_copy_that_is_released() {
+    let mut pair = Pair::new(|_| {});
+    pair.settle(&[]);
+    disable(&mut pair, false);
+    let (changes, status) = changes_of_a_redis(&pair, |_, _| {});
+    assert!(changes.len() == 1 && status.target.unwrap().resumed, "{changes:?}");
+    let none = |what: &str, edit: &dyn Fn(&mut DatabaseReplicationStatus, &mut Own)| {
+        let (changes, _) = changes_of_a_redis(&pair, |status, own| edit(status, own));
+        assert_eq!(changes, [""; 0], "{what}");
+    };
+    none("a pipeline is not fought", &|status, _| status.target.as_mut().unwrap().resumed = true);
+    // What a stand-alone server wrote without them would not be there with them.
+    none("it is a stand-alone server's", &|status, _| status.target.as_mut().unwrap().released = true);
+    let job = pair.world.subject().names.release_job();
+    none("it may be", &|_, own| drop(own.jobs.insert(job.clone(), Some(JobState::Running))));
 }
 
 #[test]
