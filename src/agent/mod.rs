@@ -16,6 +16,7 @@ pub mod tool;
 
 pub use backup::{Filled, checksum, endpoint, kept_password};
 pub use files::{free_bytes, remove, sync_directory, sync_file_system, write_durably};
+pub use release::NO_COPY;
 pub use seed::{Manifest, Seed};
 
 use clap::{Args, Subcommand};
@@ -352,7 +353,7 @@ async fn dispatch(command: Command) -> Result<String, AgentError> {
         Command::Swap(request) => blocking(move || with_engine!(request.common.engine, E => swap::swap::<E>(&request))).await.map(|()| String::new()),
         Command::Keep(request) => blocking(move || with_engine!(request.common.engine, E => swap::keep::<E>(&request))).await,
         Command::GiveBack(request) => blocking(move || with_engine!(request.common.engine, E => kept::give_back::<E>(&request))).await,
-        Command::Release(request) => blocking(move || with_engine!(request.common.engine, E => release::<E>(&request))).await.map(|()| String::new()),
+        Command::Release(request) => blocking(move || with_engine!(request.common.engine, E => release::<E>(&request))).await,
         Command::Discard(request) => blocking(move || discard(&request)).await.map(|()| String::new()),
         Command::Measure(request) => blocking(move || measure::measure(&request)).await,
     }

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use super::{AgentError, Common, Tools, seed};
 use crate::engine::Identity;
 
+/// What is said where other data than a copy is in the data directory.
+pub const NO_COPY: &str = "no copy is there";
+
 /// Arguments of `release`.
 #[derive(Args, Debug, Clone)]
 pub struct Release {
@@ -23,13 +26,19 @@ pub struct Release {
 /// Lets a server that starts on a restore be a stand-alone one, with the arguments and the init container of a replica and without. One that runs goes on as a
 /// replica: it is promoted next.
 ///
+/// Gives [`NO_COPY`] where no finished restore of this enabling is there: nothing is touched then.
+///
 /// # Errors
-/// [`AgentError::Refused`] if no finished restore of this enabling is there; nothing was touched then. After any other error it is to be run again.
-pub fn release<E: Tools>(request: &Release) -> Result<(), AgentError> {
+/// After any it is to be run again.
+pub fn release<E: Tools>(request: &Release) -> Result<String, AgentError> {
     let data = &request.data_directory;
+    if !seed::finished(data).is_some_and(|seed| seed.is_of(&request.identity)) {
+        return Ok(NO_COPY.to_owned());
+    }
     // First: what the engine takes away must not keep the server from starting.
     seed::release(data, &request.identity)?;
-    E::release(data)
+    E::release(data)?;
+    Ok(String::new())
 }
 
 /// Removes from a released data directory what is ours, once its server runs as its owner's manifest says. Where nothing is, nothing is done.

@@ -150,9 +150,12 @@ pub struct TargetStatus {
     /// The data that it held before is no longer on its volume: the copy was proven before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cleared: bool,
-    /// Arguments of its server that somebody had taken off it were put back once, so that it can be promoted.
+    /// Generation of its StatefulSet at which arguments of its server that somebody had taken off it were put back, so that it can be promoted: once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<i64>,
+    /// The copy becomes its own: from now on its server may start on it as a stand-alone one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub resumed: bool,
+    pub releasing: bool,
     /// The copy is its own: a server that starts on it follows nobody.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub released: bool,

@@ -61,8 +61,9 @@ pub fn keep<E: Tools>(request: &Keep) -> Result<String, AgentError> {
 fn keep_files<E: Tools>(request: &Keep, change: &mut dyn FnMut() -> Result<(), AgentError>) -> Result<String, AgentError> {
     const NOTHING: &str = "null";
     let places = Places::new(&request.mount, &request.data_directory, &request.identity)?;
+    let done = request.volume.join(&request.directory);
     // Only what need not be kept, or is, is ever discarded.
-    if request.unless_empty && Journal::read(&places.ours)?.is_none_or(|journal| journal.phase == Phase::Discarding) {
+    if request.unless_empty && !done.exists() && Journal::read(&places.ours)?.is_none_or(|journal| journal.phase == Phase::Discarding) {
         return Ok(NOTHING.to_owned());
     }
     check(&places)?;
@@ -70,7 +71,6 @@ fn keep_files<E: Tools>(request: &Keep, change: &mut dyn FnMut() -> Result<(), A
     let _lock = Lock::new(&places.ours)?;
     check(&places)?;
     let previous = places.home(Wanted::Previous);
-    let done = request.volume.join(&request.directory);
     // A server that keeps everything in memory has no files.
     if !done.exists() && (list(&previous)?.is_empty() || request.unless_empty && E::is_empty(&previous)?) {
         tracing::info!(directory = %previous.display(), "nothing is in it that would have to be kept");

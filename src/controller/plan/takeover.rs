@@ -9,6 +9,7 @@ use super::enable::Enabling;
 use super::place::Place;
 use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, backup, conditions, environment, target};
+use crate::agent::NO_COPY;
 use crate::api::{ExistingData, KeptStatus, Phase, TargetStatus};
 use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFacts, pod_facts};
 use crate::engine::{Engine, Finding, Held, Identity, SourceSummary};
@@ -310,19 +311,13 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     let arguments = E::target_arguments(&shape.data_directory);
     let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
     let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
-    let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
-    // Without its arguments, which somebody took off it, the server does not start on the copy: they are put back once, and not fought for. Whoever released
-    // it starts without them, and takes writes.
-    let released = recorded.released || facts.own.jobs.contains_key(&names.release_job());
-    let lost = !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none();
-    let given_up = recorded.resumed && facts.failure.is_none() || waited(subject, facts).is_some_and(|waited| waited >= again::ABANDON);
-    if proven && answer.is_err() && lost && !released && !given_up {
-        draft.status.target.iter_mut().for_each(|recorded| recorded.resumed = true);
-        draft.steps.push(change::<E>(found, &request.workload, Data::Staged));
+    let proven = recorded.cleared || draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
+    if proven && resume(subject, facts, draft, target, found, &request) {
         return waits("gets back the arguments that somebody took off it, to be promoted");
     }
     match (asked, &put_back) {
-        (Some(Data::Staged), _) if proven => {
+        // Somebody may have taken the init container, and not the arguments.
+        (Some(Data::Staged), _) | (None, Some(_)) if proven && (asked.is_some() || recorded.joined) => {
             if let Err(why) = answer {
                 return silent(why);
             }
@@ -349,13 +344,18 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
             draft.steps.extend(put_back);
             return waits("restarts without what it was given");
         }
-        (None, _) => {}
+        (None, Some(_)) => {
+            draft.steps.extend(put_back);
+            return waits("restarts without what it was given");
+        }
+        (None, None) => {}
     }
     if found.stateful_set.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_ref() == Some(&names.manager())) {
         draft.steps.push(Step::Disown(database.stateful_set.to_owned()));
         return waits("gets rid of the last of what it was given");
     }
-    if runs.is_some() {
+    let with = found.pod.as_ref().and_then(|pod| container_with(pod.spec.as_ref(), &arguments));
+    if runs.is_some() || with.is_some() {
         return waits("is being restarted without what it was given");
     }
     if recorded.joined {
@@ -377,24 +377,50 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     Returned::Done
 }
 
+/// Plans to put arguments of the target's server back, which somebody took off it, and without which it does not start on the copy: once, and not fought for.
+/// Whoever releases the copy starts without them, and takes writes. Gives whether that is planned.
+fn resume<E: Engine>(
+    subject: &Subject,
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    target: &TargetFacts<E>,
+    found: &SourceWorkload,
+    request: &JobRequest<'_>,
+) -> bool {
+    let Some(recorded) = draft.status.target.as_mut().filter(|recorded| recorded.joined && !recorded.releasing) else { return false };
+    let arguments = E::target_arguments(&recorded.data_directory);
+    let lost = !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none();
+    let crashes = matches!(facts.replicas.get(&NUMBER), Some(Server::Unreachable(_))) && trouble(facts, target).is_some();
+    let generation = found.stateful_set.metadata.generation.unwrap_or_default();
+    let given_up = recorded.resumed.is_some_and(|then| generation > then) || waited(subject, facts).is_some_and(|waited| waited >= again::ABANDON);
+    if !lost || !crashes || given_up {
+        return false;
+    }
+    recorded.resumed = Some(generation);
+    draft.steps.push(change::<E>(found, &request.workload, Data::Staged));
+    true
+}
+
 /// For how long a resource has been waiting for its deletion.
 fn waited<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<std::time::Duration> {
     subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs())
 }
 
-/// Plans to have a copy that was proven be the target's own, once what it held before is safe. None when it is; otherwise what it waits for.
-fn release<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>) -> Option<&'static str> {
+/// Plans to have a copy that was proven be the target's own, once what it held before is safe. Gives whether there is one; an error is what it waits for.
+fn release<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>) -> Result<bool, &'static str> {
     if draft.status.target.as_ref().is_none_or(|recorded| recorded.released) {
-        return None;
+        return Ok(true);
     }
     if !kept(subject, &facts.own, facts.now, draft, request) {
-        return Some("has what it held before backed up");
+        return Err("has what it held before backed up");
     }
-    if done(subject, &facts.own, facts.now, draft, build_release_job(request)).is_none() {
-        return Some("is about to become a stand-alone server");
-    }
-    draft.status.target.iter_mut().for_each(|recorded| recorded.released = true);
-    None
+    draft.status.target.iter_mut().for_each(|recorded| recorded.releasing = true);
+    let Some(message) = done(subject, &facts.own, facts.now, draft, build_release_job(request)) else {
+        return Err("is about to become a stand-alone server");
+    };
+    let copy = message != NO_COPY;
+    draft.status.target.iter_mut().for_each(|recorded| recorded.released = copy);
+    Ok(copy)
 }
 
 /// Plans what is left to do on a copy that nothing of ours is on any more, because it was put back or somebody else took it. None when that is done.
@@ -406,11 +432,17 @@ fn settle<E: Engine>(
     request: &JobRequest<'_>,
     read_only: bool,
 ) -> Option<&'static str> {
-    if let Some(why) = release(subject, facts, draft, request) {
-        return Some(why);
+    match release(subject, facts, draft, request) {
+        Err(why) => return Some(why),
+        // Its owner has put other data there, and what is on it is not ours.
+        Ok(false) => return None,
+        Ok(true) => {}
+    }
+    // Where somebody else put its template back it may have been cut off; the Job that follows it is made only where it succeeds.
+    if read_only || !facts.own.jobs.contains_key(&subject.names.clear_job()) {
+        draft.steps.push(Step::Promote);
     }
     if read_only {
-        draft.steps.push(Step::Promote);
         return Some("becomes a stand-alone server");
     }
     let left = left_on_copy(subject, facts, draft, target);
@@ -441,8 +473,10 @@ fn stand_alone<E: Engine>(
 ) -> Returned {
     let name = request.workload.source;
     let waits = |why: &str| Returned::Waits(format!("the target {name} {why}"));
-    if let Some(why) = release(subject, facts, draft, request) {
-        return waits(why);
+    match release(subject, facts, draft, request) {
+        Err(why) => return waits(why),
+        Ok(false) => return Returned::Silent(format!("the data directory of the target {name} does not hold the copy of the source's data any more")),
+        Ok(true) => {}
     }
     // Again, until nothing else is left to do: it may have been cut off.
     draft.steps.push(Step::Promote);
