@@ -8,7 +8,8 @@ use crate::support::{ALLOWED, Database, PASSWORD, Place, applications, replicati
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_is_looked_at_once_the_owner_of_the_source_agrees,
-    a_target_with_data_or_without_room_is_left_alone
+    a_target_with_data_or_without_room_is_left_alone,
+    a_target_that_is_missing_has_no_or_several_pods_or_another_password_is_waited_for
 );
 
 /// A rehearsal in the place of the target.
@@ -105,6 +106,44 @@ async fn a_target_with_data_or_without_room_is_left_alone<D: Database>() {
     reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["target"] = small)).unwrap();
     let message = reports.reason("orders", "TargetVolumeTooSmall", 120).await;
     assert!(message.contains("the target's volume of 64.0 KiB") && message.contains("are needed, twice the data"), "{message}");
+    reports.remove().await;
+    sales.remove().await;
+}
+
+async fn a_target_that_is_missing_has_no_or_several_pods_or_another_password_is_waited_for<D: Database>() {
+    let sales = Place::<D>::with_source(&format!("understudy-targets-sales-{}", D::NAME)).await;
+    sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
+    let sold = sales.snapshot("orders-db-0").await;
+    let reports = Place::<D>::new(&format!("understudy-targets-{}", D::NAME)).await;
+    let blocked = async |reason: &str, words: &[&str]| {
+        let message = reports.reason("orders", reason, 120).await;
+        assert!(words.iter().chain(&["What to do: "]).all(|word| message.contains(word)), "{words:?}: {message}");
+        reports.phase("orders", Phase::Blocked, 5).await;
+    };
+    reports.secret("reports-db", D::secret());
+    reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["environment"] = json!({}))).unwrap();
+    blocked("TargetNotFound", &["there is no StatefulSet reports-db in namespace", "target.statefulSetRef"]).await;
+    reports.source("reports-db", |object| object["spec"]["replicas"] = json!(2)).await;
+    blocked("TargetHasSeveralPods", &["replicas: 2", "scale it to one pod"]).await;
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
+    blocked("TargetScaledToZero", &["kubectl scale statefulset reports-db --replicas=1"]).await;
+    // The Secret of a Redis is its configuration, too: another one has the password that is out of date.
+    reports.secret("outdated", json!({"username": D::USER, "password": "of-last-year"}));
+    reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
+    reports.source_ready("reports-db").await;
+    let outdated = json!({"secretRef": {"name": "outdated"}});
+    reports
+        .apply(&rehearsal::<D>(&sales.namespace, |spec| {
+            spec["environment"] = json!({});
+            spec["target"]["credentials"] = outdated;
+        }))
+        .unwrap();
+    blocked("CredentialsRefused", &["correct the Secret outdated (target.credentials)"]).await;
+    let before = reports.snapshot("reports-db-0").await;
+    reports.secret("outdated", json!({"username": D::USER, "password": PASSWORD}));
+    reports.phase("orders", Phase::DryRun, 120).await;
+    assert_eq!((sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await), (sold, before), "nothing was touched");
     reports.remove().await;
     sales.remove().await;
 }

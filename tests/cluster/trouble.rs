@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use understudy::api::Phase;
 
-use crate::databases::{Redis, for_engines};
+use crate::databases::{Redis, Standby, for_engines};
 use crate::support::{ALLOWED, Database, Place, Writer, applications, replication_between, run, wait};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     teardown_works_with_either_side_dead_between_applications,
     a_source_that_is_lost_for_good_leaves_a_database_that_takes_writes,
     a_pipeline_that_scales_and_applies_in_the_middle_breaks_nothing,
-    a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row
+    a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row,
+    a_restore_that_is_killed_and_a_user_that_is_dropped_are_mended
 );
 
 // Measuring is the same for all, and what was measured counts for two minutes.
@@ -459,6 +460,33 @@ async fn a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row<D:
     assert_eq!(sales.traces("orders-db-0").await, [""; 0]);
     assert_eq!(reports.rows("reports-db-0").await, rows);
     assert!(reports.connect("reports-db-0").await.unwrap().takes_writes().await.unwrap());
+    reports.remove().await;
+    sales.remove().await;
+}
+
+async fn a_restore_that_is_killed_and_a_user_that_is_dropped_are_mended<D: Standby>() {
+    let (sales, reports) = agreed::<D>("mended", 20).await;
+    let before = sales.snapshot("orders-db-0").await;
+    let old = reports.uid("reports-db-0").unwrap();
+    reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
+    let killed = wait("the restore runs", 300, async || {
+        let pods = reports.kubectl(&["get", "pods", "-l", "understudy.dev/component=restore", "-o", "name"])?;
+        pods.lines().next().map(str::to_owned).ok_or_else(|| "no pod".to_owned())
+    })
+    .await;
+    reports.kubectl(&["delete", &killed, "--force", "--grace-period=0"]).unwrap();
+    follows(&reports, 20).await;
+    assert_ne!(reports.uid("reports-db-0").unwrap(), old, "it restarted for a restore that was finished");
+
+    // With its connections ended, nothing reaches the target any more until it can log in again.
+    sales.connect("orders-db-0").await.unwrap().drop_user().await.unwrap();
+    fill(&sales, "orders-db-0", 21, 30).await;
+    has(&reports, 30).await;
+    follows(&reports, 30).await;
+    assert_eq!(sales.traces("orders-db-0").await.len(), D::TRACES);
+    assert_eq!(reports.names::<Job>("understudy.dev/component=backup").await.len(), 1, "no second backup");
+    reports.delete("orders", 240).await;
+    assert_eq!(sales.snapshot("orders-db-0").await, before);
     reports.remove().await;
     sales.remove().await;
 }
