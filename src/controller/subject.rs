@@ -1,9 +1,11 @@
 //! The resource that is reconciled, with its defaults filled in.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::variables::{Place, places_of};
 use crate::api::{Credentials, DatabaseReplication, EnvironmentObject, Phase, TargetStatus};
@@ -117,6 +119,12 @@ impl Subject {
     pub fn begun_here(&self) -> bool {
         let before = self.resource.status.as_ref().map_or(0, |status| status.enablements.saturating_sub(1));
         self.recorded() && new_identity(&self.owner.uid, before).as_ref() == Some(&self.names.identity)
+    }
+
+    /// For how long it has been waiting for its deletion; none while nobody deletes it.
+    #[must_use]
+    pub fn waited(&self, now: Timestamp) -> Option<Duration> {
+        self.resource.metadata.deletion_timestamp.as_ref().map(|at| now.duration_since(at.0).unsigned_abs())
     }
 
     /// The user deletes the resource.

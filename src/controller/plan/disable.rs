@@ -33,7 +33,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return draft.finish(again::SOON);
     }
 
-    let waited = subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs());
+    let waited = subject.waited(facts.now);
     if let Some(plan) = leave(subject, facts, &mut draft, waited) {
         return plan;
     }

@@ -392,18 +392,13 @@ fn resume<E: Engine>(
     let lost = !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none();
     let crashes = matches!(facts.replicas.get(&NUMBER), Some(Server::Unreachable(_))) && trouble(facts, target).is_some();
     let generation = found.stateful_set.metadata.generation.unwrap_or_default();
-    let given_up = recorded.resumed.is_some_and(|then| generation > then) || waited(subject, facts).is_some_and(|waited| waited >= again::ABANDON);
+    let given_up = recorded.resumed.is_some_and(|then| generation > then) || subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON);
     if !lost || !crashes || given_up {
         return false;
     }
     recorded.resumed = Some(generation);
     draft.steps.push(change::<E>(found, &request.workload, Data::Staged));
     true
-}
-
-/// For how long a resource has been waiting for its deletion.
-fn waited<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<std::time::Duration> {
-    subject.resource.metadata.deletion_timestamp.as_ref().map(|at| facts.now.duration_since(at.0).unsigned_abs())
 }
 
 /// Plans to have a copy that was proven be the target's own, once what it held before is safe. Gives whether there is one; an error is what it waits for.
@@ -454,7 +449,7 @@ fn settle<E: Engine>(
 /// The steps that take off a promoted copy what was changed on the source and came with it, that of others too; empty where who deletes the resource has
 /// waited for long, and the server refuses.
 fn left_on_copy<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::Step>, target: &TargetFacts<E>) -> Vec<Step<E::Step>> {
-    if facts.failure.is_some() && waited(subject, facts).is_some_and(|waited| waited >= again::ABANDON * 3) {
+    if facts.failure.is_some() && subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 3) {
         return Vec::new();
     }
     let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();

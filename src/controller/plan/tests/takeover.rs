@@ -294,6 +294,16 @@ impl Pair {
         }
     }
 
+    /// Reconciles until the copy is proven, and no further.
+    fn until_proven(&mut self) {
+        while !self.proven() {
+            let plan = self.plan();
+            self.world.write_status(&plan);
+            plan.steps.iter().for_each(|step| self.execute(step));
+            self.pass_time();
+        }
+    }
+
     /// Reconciles until nothing changes; the controller is killed after each of the given numbers of executed steps.
     fn settle(&mut self, kills: &[usize]) -> Vec<String> {
         let (mut executed, mut told) = (0, Vec::new());
@@ -515,12 +525,7 @@ fn what_the_target_held_is_backed_up_before_it_is_deleted_and_never_deleted_then
             spec.deletion_policy = crate::api::DeletionPolicy::Delete;
         });
         pair.target.held = vec!["3 tables".into()];
-        while !pair.proven() {
-            let plan = pair.plan();
-            pair.world.write_status(&plan);
-            plan.steps.iter().for_each(|step| pair.execute(step));
-            pair.pass_time();
-        }
+        pair.until_proven();
         if !early {
             pair.settle(&[]);
             assert!(pair.target.kept && !pair.target.previous && pair.world.phase() == Phase::Ready);
@@ -540,12 +545,7 @@ fn what_was_written_to_a_target_after_the_last_look_at_it_is_kept() {
     for (late, silent, early) in [(false, false, false), (false, true, false), (true, false, false), (true, true, false), (true, false, true)] {
         let mut pair = start.clone();
         (pair.target.late, pair.target.silent) = (late, silent);
-        while !pair.proven() {
-            let plan = pair.plan();
-            pair.world.write_status(&plan);
-            plan.steps.iter().for_each(|step| pair.execute(step));
-            pair.pass_time();
-        }
+        pair.until_proven();
         if !early {
             pair.settle(&[]);
             assert!(!pair.target.previous && pair.world.phase() == Phase::Ready);
