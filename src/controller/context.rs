@@ -206,10 +206,10 @@ impl Context {
         changes.filter(|change| !change.what.contains(NAMED) && !change.after.contains(NAMED)).collect()
     }
 
-    /// The names that other resources have on the same source: each copy of it brings them along.
+    /// The names that resources have on this StatefulSet, which is their source.
     #[must_use]
-    pub fn identities(&self, resource: &DatabaseReplication) -> Vec<Identity> {
-        self.with_source_of(resource).iter().filter_map(|other| Identity::parse(other.status.as_ref()?.enablement.as_ref()?)).collect()
+    pub fn identities(&self, namespace: &str, stateful_set: &str) -> Vec<Identity> {
+        named_on(&self.stores.replications.state(), namespace, stateful_set)
     }
 
     /// Other resources that have the same source.
@@ -242,6 +242,12 @@ impl Context {
 fn source_of(resource: &DatabaseReplication) -> (Option<String>, &str) {
     let source = &resource.spec.source.stateful_set_ref;
     (source.namespace.clone().or_else(|| resource.namespace()), &source.name)
+}
+
+/// See [`Context::identities`].
+fn named_on(all: &[Arc<DatabaseReplication>], namespace: &str, stateful_set: &str) -> Vec<Identity> {
+    let there = all.iter().filter(|resource| source_of(resource) == (Some(namespace.to_owned()), stateful_set));
+    there.filter_map(|resource| Identity::parse(resource.status.as_ref()?.enablement.as_ref()?)).collect()
 }
 
 /// It is on record that it has begun.
@@ -316,6 +322,26 @@ mod tests {
             (resource("finance", "other", json!({"name": "reports-db"}), Some("reports-db"), true), None),
         ] {
             assert_eq!(target_rival(&[Arc::new(other.clone())], &one).as_deref(), rival, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn only_who_has_a_server_as_its_source_has_a_name_on_it() {
+        use serde_json::json;
+        let resource = |namespace: &str, name: &str, word: &str, source: serde_json::Value| -> DatabaseReplication {
+            let spec = json!({"engine": "Redis", "source": {"statefulSetRef": source, "credentials": {"secretRef": {"name": "s"}}}, "backup": {"volume": {"size": "1Gi"}}, "replicas": 1});
+            let metadata = json!({"name": name, "namespace": namespace, "uid": name});
+            let object = json!({"apiVersion": "understudy.dev/v1alpha1", "kind": "DatabaseReplication", "metadata": metadata, "spec": spec, "status": {"enablement": word}});
+            serde_json::from_value(object).unwrap()
+        };
+        for (source, named) in [
+            (json!({"name": "orders-db"}), true),
+            (json!({"name": "orders-db", "namespace": "shop"}), true),
+            (json!({"name": "orders-db", "namespace": "sales"}), false),
+            (json!({"name": "other-db"}), false),
+        ] {
+            let found = named_on(&[Arc::new(resource("shop", "orders", "k3x9q2ab", source.clone()))], "shop", "orders-db");
+            assert_eq!(found, named.then(|| Identity::parse("k3x9q2ab").unwrap()).into_iter().collect::<Vec<_>>(), "{source}");
         }
     }
 

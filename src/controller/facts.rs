@@ -269,8 +269,8 @@ pub struct TargetFacts<E: Engine> {
     pub rival: Option<String>,
     /// Name of the user's own Service that reaches it.
     pub service: Option<String>,
-    /// Its server, once it takes writes with the copy, by the names that it may have come with: those of this resource first, then those of others that
-    /// have the same source. What was changed on the source was copied with it.
+    /// Its server, once it takes writes with the copy, by the names that have come with it: that of this resource first, then those of others that have or had
+    /// the same source. What was changed on the source was copied with it.
     pub promoted: Vec<(Identity, E::SourceFacts)>,
 }
 

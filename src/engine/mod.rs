@@ -43,7 +43,7 @@ pub use position::{Lag, Position, TransactionSet};
 pub use progress::Progress;
 
 use k8s_openapi::api::core::v1::Container;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 use std::future::Future;
 
@@ -95,7 +95,7 @@ impl Finding {
 }
 
 /// Names of what one enabling owns on a source. Lower-case letters, digits and `_` only, so that no engine has to quote them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity(String);
 
 impl Identity {
@@ -361,6 +361,13 @@ pub trait Session: Sized + Send {
     /// # Errors
     /// Whatever the server answers; lack of privilege is a fact, not an error.
     fn observe_source(&mut self, identity: Option<&Identity>) -> impl Future<Output = Result<Self::SourceFacts, SessionError>> + Send;
+
+    /// Which names of ours, of any enabling, something on the server carries: users, and what is not removed with these. None where a copy brings none along.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever the server answers.
+    fn identities(&mut self) -> impl Future<Output = Result<BTreeSet<Identity>, SessionError>> + Send;
 
     /// Size of all data in bytes. On a server with very many files this takes a while: it is asked before the first change, not at every look.
     ///

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod between;
+mod canary;
 #[allow(dead_code, reason = "the tests of a killed controller ask for more of it")]
 mod databases;
 mod operator;

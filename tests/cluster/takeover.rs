@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use understudy::api::Phase;
 
-use crate::databases::for_engines;
+use crate::databases::{Standby, for_engines};
 use crate::story::idle;
 use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, replication_of, wait};
 
@@ -262,7 +262,8 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
 }
 
 /// Source and targets in one namespace are nobody else's: no consent is asked for.
-async fn targets_of_one_source_are_removed_alone<D: Database>() {
+async fn targets_of_one_source_are_removed_alone<D: Standby>() {
+    const OWN: u64 = 1 << 32;
     let shop = Place::<D>::with_source(&format!("understudy-group-{}", D::NAME)).await;
     for target in ["first-db", "second-db"] {
         shop.source(target, |_| {}).await;
@@ -279,15 +280,20 @@ async fn targets_of_one_source_are_removed_alone<D: Database>() {
         })
         .await;
     };
-    for name in ["second", "first"] {
+    let told = |map: &str| json!({"configMaps": [{"name": map}]});
+    let into = |name: &str, database: &str| {
         let mut resource = replication_of::<D>(name, "orders-db");
         let spec = resource["spec"].as_object_mut().unwrap();
         spec.remove("replicas");
-        spec.remove("environment");
-        spec["source"]["environment"] = json!({"configMaps": [{"name": "shop-env"}]});
-        let database = format!("{name}-db");
+        spec.insert("environment".to_owned(), told(&format!("{database}-env")));
+        spec["source"]["environment"] = told("shop-env");
         spec.insert("target".to_owned(), json!({"statefulSetRef": {"name": database}, "credentials": {"secretRef": {"name": database}}}));
-        shop.apply(&resource).unwrap();
+        resource
+    };
+    for name in ["second", "first"] {
+        let database = format!("{name}-db");
+        shop.kubectl(&["create", "configmap", &format!("{database}-env")]).unwrap();
+        shop.apply(&into(name, &database)).unwrap();
     }
     for name in ["first", "second"] {
         shop.replicating(name, 300).await;
@@ -305,6 +311,18 @@ async fn targets_of_one_source_are_removed_alone<D: Database>() {
     };
     arrives(1, &["first", "second"]).await;
 
+    // Who comes later gets neither the target nor its variables, and says whose they are.
+    let mut late = into("late", "first-db");
+    late["spec"]["dryRun"] = json!(true);
+    late["spec"]["target"]["existingData"] = json!("BackUpAndReplace");
+    shop.apply(&late).unwrap();
+    let message = shop.reason("late", "SeveralFindings", 120).await;
+    let variables = format!("DatabaseReplication first came first and already writes the variables {}_… of ConfigMap first-db-env", D::PREFIX);
+    for words in ["TargetTaken: DatabaseReplication first came first and has StatefulSet first-db", "VariablesTaken: ", &variables] {
+        assert!(message.contains(words), "{words:?} is missing in: {message}");
+    }
+    assert_eq!(shop.condition("first", "Ready").await.unwrap().1, "Replicating");
+
     // The one that goes first changed the source first, or did not: the other goes on.
     shop.delete("second", 240).await;
     named(&["first"]).await;
@@ -314,9 +332,25 @@ async fn targets_of_one_source_are_removed_alone<D: Database>() {
     arrives(2, &["first"]).await;
     shop.replicating("first", 60).await;
     shop.read_only("first-db-0").await;
-    shop.delete("first", 240).await;
+
+    // Somebody promotes what is left: nobody is sent there, and it stays what it is, with what is written to it, also when it is given back.
+    let mut promoted = shop.connect("first-db-0").await.unwrap();
+    promoted.promote().await.unwrap();
+    let message = shop.reason("first", "ReplicaWritable", 120).await;
+    assert!(message.contains("first-db takes writes: somebody promoted it. What to do: set enabled to false"), "{message}");
     named(&[]).await;
+    promoted.insert(OWN).await.unwrap();
+    shop.connect("orders-db-0").await.unwrap().insert(3).await.unwrap();
+    shop.delete("first", 240).await;
+    shop.source_ready("first-db").await;
+    let mut given_back = shop.connect("first-db-0").await.unwrap();
+    assert!(given_back.takes_writes().await.unwrap());
+    assert_eq!(given_back.count().await.unwrap(), 3, "rows 1 and 2 of the source, and its own");
+    assert!(given_back.insert(OWN).await.map_or_else(|refused| !D::is_read_only(&refused), |()| D::PREFIX == "REDIS"), "its own row is there");
+    assert_eq!(shop.traces("first-db-0").await, [""; 0]);
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     assert!(shop.traces("orders-db-0").await.is_empty());
+    // Nobody has it any more.
+    shop.phase("late", Phase::DryRun, 120).await;
     shop.remove().await;
 }

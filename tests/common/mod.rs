@@ -1,5 +1,6 @@
 //! What the tests of the engines share: a server as a process of its own, and the agent's Jobs beside it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -144,6 +145,9 @@ pub trait Serving {
         self.twice(&steps).await;
         let left = Self::Engine::plan_enable(&self.facts().await, &WantedSource { prove_login: false, ..wanted.clone() });
         assert_eq!(left, vec![], "enabled is enabled");
+        // Members of a set have no users of ours.
+        let named = if Self::Engine::NAME == "MongoDB" { BTreeSet::new() } else { BTreeSet::from([wanted.identity.clone()]) };
+        assert_eq!(self.session().await.identities().await.unwrap(), named);
         let mut recorded: Vec<Change> = vec![];
         for change in steps.iter().filter_map(|step| Self::Engine::record(&facts, step)) {
             match recorded.iter_mut().find(|known| known.what == change.what) {
@@ -157,6 +161,7 @@ pub trait Serving {
     async fn disable(&self, recorded: &[Change]) {
         self.twice(&Self::Engine::plan_disable(&self.facts().await, &identity(), recorded)).await;
         assert_eq!(Self::Engine::plan_disable(&self.facts().await, &identity(), recorded), vec![], "disabled is disabled");
+        assert_eq!(self.session().await.identities().await.unwrap(), BTreeSet::new());
     }
 
     /// Executes steps, each of them twice: that is harmless.

@@ -1,5 +1,6 @@
 //! Servers of our own, and an agent beside them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -255,6 +256,7 @@ impl Server {
         }
         let left = MySql::plan_enable(&self.facts().await, &WantedSource { prove_login: false, ..wanted() });
         assert_eq!(left, vec![], "enabled is enabled");
+        assert_eq!(self.session().await.identities().await.unwrap(), BTreeSet::from([identity()]));
         let mut recorded: Vec<Change> = vec![];
         for change in steps.iter().filter_map(|step| MySql::record(&facts, step)) {
             match recorded.iter_mut().find(|known| known.what == change.what) {
@@ -271,6 +273,7 @@ impl Server {
             self.execute(&step).await.unwrap();
         }
         assert_eq!(MySql::plan_disable(&self.facts().await, &identity(), recorded), vec![], "disabled is disabled");
+        assert_eq!(self.session().await.identities().await.unwrap(), BTreeSet::new());
     }
 
     /// The replica's state, once it is as asked.

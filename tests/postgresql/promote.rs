@@ -1,11 +1,14 @@
 //! A target that is given up as a replica: it goes on with the data that it has, as a server of its own.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 
 use rustix::process::Signal;
-use understudy::engine::{Session, SessionError};
+use understudy::engine::postgresql::{PostgreSql, hba_line};
+use understudy::engine::{Engine, Identity, Session, SessionError};
 
-use super::common::{PASSWORD, Process, Serving, ours, succeed};
+use super::common::{PASSWORD, Process, Serving, identity, ours, succeed};
 use super::swap::Pair;
 use super::{HBA, Server, bin, command};
 
@@ -82,6 +85,13 @@ async fn a_target_is_its_own_again_with_the_data_that_it_has() {
         is_alone(&pair.target, &set);
     }
     promote(&pair.target).await;
+    // Another enabling is gone from the source by now: its role went here, too, and its rule did not.
+    let gone = Identity::parse("zzzzzzz9").unwrap();
+    let rules = pair.target.hba();
+    fs::write(&rules, format!("{}{}\n", fs::read_to_string(&rules).unwrap(), hba_line(&gone))).unwrap();
+    assert_eq!(pair.target.session().await.identities().await.unwrap(), BTreeSet::from([identity(), gone.clone()]));
+    let facts = pair.target.session().await.observe_source(Some(&gone)).await.unwrap();
+    pair.target.twice(&PostgreSql::plan_disable(&facts, &gone, &[])).await;
     // What came with the data and is ours: the role and its rule.
     pair.target.disable(&pair.recorded).await;
     assert_eq!(pair.target.sql("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'understudy%'"), "0");
@@ -97,7 +107,7 @@ async fn a_target_is_its_own_again_with_the_data_that_it_has() {
 
 /// The configuration of a data directory.
 fn fs_text(data: &std::path::Path) -> String {
-    ["postgresql.auto.conf", "postgresql.conf", "pg_hba.conf"].map(|name| std::fs::read_to_string(data.join(name)).unwrap()).concat()
+    ["postgresql.auto.conf", "postgresql.conf", "pg_hba.conf"].map(|name| fs::read_to_string(data.join(name)).unwrap()).concat()
 }
 
 #[tokio::test]
@@ -124,7 +134,7 @@ async fn killed_between_any_two_statements_it_is_a_replica_or_alone_and_ends_the
     pair.target.process.stop(Signal::INT);
     let (data, copy) = (pair.target.data.clone(), pair.mount.with_file_name("copy"));
     let copy_to = |from: &std::path::Path, to: &std::path::Path| {
-        let _ = std::fs::remove_dir_all(to);
+        let _ = fs::remove_dir_all(to);
         let mut cp = Command::new("cp");
         cp.arg("-a").arg(from).arg(to);
         succeed(cp);

@@ -33,7 +33,12 @@ pub(super) async fn joined<E: Engine>(context: &Context, subject: &Subject, read
         let summary = session.observe_replica().await?;
         let mut promoted = Vec::new();
         if subject.disabling() && !summary.read_only {
-            for identity in std::iter::once(subject.names.identity.clone()).chain(context.identities(&subject.resource)) {
+            // Others may have been gone from the source since the copy was taken. Of whom it is the source by now, that is no copy's.
+            let theirs = context.identities(database.namespace, database.stateful_set);
+            let own = &subject.names.identity;
+            let mut others = session.identities().await?;
+            others.retain(|identity| identity != own && !theirs.contains(identity));
+            for identity in std::iter::once(own.clone()).chain(others) {
                 let found = session.observe_source(Some(&identity)).await?;
                 promoted.push((identity, found));
             }

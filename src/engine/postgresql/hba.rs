@@ -1,5 +1,8 @@
 //! Our line in the text of pg_hba.conf. Pure.
 
+use super::hba_line;
+use crate::engine::Identity;
+
 /// Marks a line before which a missing last newline had to be added, so that its removal restores the file to the byte.
 const NEWLINE_ADDED: &str = " (+newline)";
 
@@ -14,6 +17,11 @@ pub fn shell_word(text: &str) -> String {
 pub fn stands_in(file: &str, line: &str) -> bool {
     let marked = format!("{line}{NEWLINE_ADDED}");
     file.split('\n').any(|found| found == line || found == marked)
+}
+
+/// The enablings whose line stands in the file.
+pub fn identities(file: &str) -> impl Iterator<Item = Identity> {
+    file.split('\n').filter_map(|line| Identity::of_role(line.split(' ').nth(2)?).filter(|identity| stands_in(line, &hba_line(identity))))
 }
 
 /// The shell command that appends our line to a file with this text. Appended: `COPY … TO 'file'` would truncate first.
@@ -105,6 +113,16 @@ mod tests {
             remove(&path);
             assert_eq!(text(&path), other);
         }
+    }
+
+    #[test]
+    fn whose_lines_there_are_is_read_from_the_file() {
+        let lines = ["k3x9q2ab", "zzzzzzz9"].map(|word| hba_line(&Identity::parse(word).unwrap()));
+        let others =
+            ["host replication all all scram-sha-256", "host replication understudy_aaaaaaaa all scram-sha-256", "host replication understudy_x all trust"];
+        let file = format!("{}\n{}\nhost all{NEWLINE_ADDED}\n{}{NEWLINE_ADDED}\n# {}", lines[0], others.join("\n"), lines[1], lines[1]);
+        let found: Vec<_> = identities(&file).map(|identity| identity.word().to_owned()).collect();
+        assert_eq!(found, ["k3x9q2ab", "zzzzzzz9"]);
     }
 
     #[test]

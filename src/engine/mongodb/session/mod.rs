@@ -4,6 +4,7 @@ mod execute;
 mod observe;
 mod user_data;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
@@ -159,6 +160,11 @@ impl Session for MongoSession {
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
         observe::source(self, identity).await
+    }
+
+    async fn identities(&mut self) -> Result<BTreeSet<Identity>, SessionError> {
+        // Members have no users of ours.
+        Ok(BTreeSet::new())
     }
 
     async fn measure(&mut self) -> Result<u64, SessionError> {

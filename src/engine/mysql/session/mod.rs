@@ -7,6 +7,7 @@ mod user_data;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, IoError, Opts, OptsBuilder, SslOpts, Value};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -276,6 +277,11 @@ impl Session for MySqlSession {
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
         observe::source(self, identity).await
+    }
+
+    async fn identities(&mut self) -> Result<BTreeSet<Identity>, SessionError> {
+        let users = self.rows("looking for our users", r"SELECT User FROM mysql.user WHERE User LIKE 'understudy\_%' AND Host = '%'").await?;
+        Ok(users.iter().filter_map(Row::first).filter_map(|user| Identity::of_role(&user)).collect())
     }
 
     async fn measure(&mut self) -> Result<u64, SessionError> {

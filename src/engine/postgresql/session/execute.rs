@@ -119,7 +119,7 @@ async fn command(session: &mut PostgreSqlSession, doing: &str, command: &str) ->
 }
 
 /// Path and text of pg_hba.conf.
-async fn hba_file(session: &mut PostgreSqlSession, doing: &str) -> Result<(String, String), SessionError> {
+pub(super) async fn hba_file(session: &mut PostgreSqlSession, doing: &str) -> Result<(String, String), SessionError> {
     let path = session.value(doing, "SELECT current_setting('hba_file')").await?.unwrap_or_default();
     let bytes = session.value(doing, "SELECT encode(pg_read_binary_file(current_setting('hba_file')), 'hex')").await?.unwrap_or_default();
     Ok((path, from_hex(&bytes)))

@@ -6,6 +6,7 @@ mod promote;
 mod tls;
 mod user_data;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -152,6 +153,10 @@ impl Session for PostgreSqlSession {
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
         observe::source(self, identity).await
+    }
+
+    async fn identities(&mut self) -> Result<BTreeSet<Identity>, SessionError> {
+        observe::identities(self).await
     }
 
     async fn measure(&mut self) -> Result<u64, SessionError> {

@@ -1,11 +1,12 @@
 //! Reads a server. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::facts::{HbaRule, SettingFacts, SlotFacts, SourceFacts};
 use super::super::hba;
 use super::super::hba::shell_word;
-use super::{PostgreSqlSession, literal};
+use super::{PostgreSqlSession, execute, literal};
 use crate::engine::{Identity, Position, Progress, ReplicaSummary, SessionError};
 
 /// A row of text values by name.
@@ -140,6 +141,14 @@ async fn ours(session: &mut PostgreSqlSession, identity: &Identity, facts: &mut 
     }
     facts.slots.sort_by_key(|slot| slot.number);
     Ok(())
+}
+
+/// See [`crate::engine::Session::identities`]. A role that is dropped on the source goes on its standbys, too; its line in their pg_hba.conf does not.
+pub async fn identities(session: &mut PostgreSqlSession) -> Result<BTreeSet<Identity>, SessionError> {
+    let doing = "looking for what is ours";
+    let roles = session.rows(doing, r"SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy\_%'").await?;
+    let (_, text) = execute::hba_file(session, doing).await?;
+    Ok(roles.iter().filter_map(|row| Identity::of_role(row.get(0)?)).chain(hba::identities(&text)).collect())
 }
 
 /// See [`crate::engine::Session::measure`].

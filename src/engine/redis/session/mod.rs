@@ -6,6 +6,7 @@ mod observe;
 mod promote;
 mod user_data;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -136,6 +137,11 @@ impl Session for RedisSession {
 
     async fn observe_source(&mut self, identity: Option<&Identity>) -> Result<SourceFacts, SessionError> {
         observe::source(self, identity).await
+    }
+
+    async fn identities(&mut self) -> Result<BTreeSet<Identity>, SessionError> {
+        let users = answer::texts(&self.ask("looking for our users", &["ACL", "USERS"]).await?);
+        Ok(users.iter().filter_map(|user| Identity::of_role(user)).collect())
     }
 
     async fn measure(&mut self) -> Result<u64, SessionError> {
