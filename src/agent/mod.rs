@@ -360,6 +360,10 @@ async fn dispatch(command: Command) -> Result<String, AgentError> {
 }
 
 fn discard(request: &Discard) -> Result<(), AgentError> {
+    if let Some(data) = &request.data_directory {
+        // Before anything is deleted: where the copy was given up, what was there before is wanted back.
+        seed::may_be_cleared(data, &request.identity)?;
+    }
     swap::discard(request)?;
     match (request.engine, &request.data_directory) {
         (Some(engine), Some(data)) => with_engine!(engine, E => release::clear::<E>(data, &request.identity)),

@@ -115,17 +115,25 @@ pub fn release(directory: &Path, identity: &Identity) -> Result<(), AgentError> 
     write_durably(&directory.join(RELEASED), 0o600, &text)
 }
 
+/// Looks whether a directory holds no restore of this enabling, or one that was released: then nothing of what was there before is needed.
+///
+/// # Errors
+/// [`AgentError::Refused`] otherwise.
+pub fn may_be_cleared(directory: &Path, identity: &Identity) -> Result<(), AgentError> {
+    let released = released(directory).is_some_and(|mark| mark.is_of(identity));
+    if !released && finished(directory).is_some_and(|seed| seed.is_of(identity)) {
+        return Err(AgentError::Refused(format!("{} was not released: nothing was touched", directory.display())));
+    }
+    Ok(())
+}
+
 /// Removes the marks from a released restore, after what `rest` removes. Where there are none of this enabling, nothing is done.
 ///
 /// # Errors
 /// [`AgentError::Refused`] if the restore was not released.
 pub fn clear(directory: &Path, identity: &Identity, rest: impl FnOnce(&Path) -> Result<(), AgentError>) -> Result<(), AgentError> {
-    let Some(mark) = released(directory).filter(|mark| mark.is_of(identity)) else {
-        return match finished(directory) {
-            Some(seed) if seed.is_of(identity) => Err(AgentError::Refused(format!("{} was not released: nothing was touched", directory.display()))),
-            _ => Ok(()),
-        };
-    };
+    may_be_cleared(directory, identity)?;
+    let Some(mark) = released(directory).filter(|mark| mark.is_of(identity)) else { return Ok(()) };
     rest(directory)?;
     if finished(directory) == Some(mark) {
         remove(&directory.join(SEED))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::seed::{await_backup, clear, guard, is_released, release, restore};
-use super::{AgentError, Common, Manifest, Restore, plain_name};
+use super::{AgentError, Common, Discard, Manifest, Restore, plain_name};
 use crate::api::EngineKind;
 use crate::engine::Identity;
 
@@ -271,6 +271,18 @@ fn only_a_finished_restore_of_this_enabling_is_released_and_then_cleared() {
     assert!(release(data, &other).is_err() && !is_released(data));
     let refused = clear(data, &request.identity, |_| panic!("it follows a source")).unwrap_err().to_string();
     assert!(refused.contains("was not released"), "{refused}");
+    // Nor is what was there before deleted then.
+    let ours = root.path().join(format!("volume/.understudy-{}", request.identity.word()));
+    fs::create_dir_all(ours.join("strays")).unwrap();
+    let discard = Discard {
+        mount: root.path().join("volume"),
+        identity: request.identity.clone(),
+        data_directory: Some(data.clone()),
+        engine: Some(EngineKind::PostgreSQL),
+        termination_message: root.path().join("message"),
+    };
+    let refused = super::discard(&discard).unwrap_err().to_string();
+    assert!(refused.contains("was not released") && ours.join("strays").exists(), "{refused}");
     release(data, &request.identity).unwrap();
     release(data, &request.identity).unwrap();
     assert!(is_released(data));

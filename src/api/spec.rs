@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::DatabaseReplicationStatus;
 
-/// Gives a database that already runs in this namespace its replicas, in place, and takes them away again.
+/// Gives a database that already runs in this namespace, or with `target` also in another one, its replicas, in place, and takes them away again.
 ///
 /// The source stays where it is: one StatefulSet with one pod. While `enabled` is true the operator keeps `replicas` read-only copies of it in
 /// step; set `enabled` to false, or delete the resource, and every change on the source is undone.
@@ -23,7 +23,7 @@ use super::DatabaseReplicationStatus;
     shortname = "dbrep",
     namespaced,
     status = "DatabaseReplicationStatus",
-    doc = "Gives a database that already runs in this namespace its replicas, in place, and takes them away again. The source stays where it is: one StatefulSet with one pod. Set `enabled: false`, or delete the resource, and every change made on the source is undone.",
+    doc = "Gives a database that already runs in this namespace, or with `target` also in another one, its replicas, in place, and takes them away again. The source stays where it is: one StatefulSet with one pod. Set `enabled: false`, or delete the resource, and every change made on the source is undone.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
         .message("metadata.name becomes part of Service names: at most 40 lower-case letters, digits and '-', starting with a letter, without dots"),
     printcolumn(name = "Engine", type_ = "string", json_path = ".spec.engine"),
@@ -95,7 +95,7 @@ pub struct DatabaseReplicationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica_template: Option<ReplicaTemplate>,
 
-    /// What becomes of the volumes of replicas and backup when a replica is removed: `Retain` keeps them; `Delete` deletes them. Default: Retain.
+    /// What becomes of the volumes of replicas and backup when a replica is removed: `Retain` keeps them; `Delete` deletes them, but for the one that keeps what a target held before (`status.kept`). Default: Retain.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -255,12 +255,12 @@ pub struct Target {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
 
-    /// The port that the database listens on. Default: as for the source.
+    /// The port that the database listens on. Default: the engine's own (PostgreSQL: 5432, MySQL: 3306, Redis: 6379).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
 
-    /// The database that the operator connects to. Default: as for the source.
+    /// The database that the operator connects to. Default: the engine's maintenance database (PostgreSQL: postgres, MySQL: mysql); of no meaning for Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
 
@@ -290,7 +290,7 @@ pub struct Backup {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Size of the volume, for example `20Gi`: at least twice the size of the data.
+    /// Size of the volume, for example `20Gi`: at least twice the size of the data. With `target` the volume of the backup has to hold the target's own data besides.
     pub size: Quantity,
 
     /// StorageClass of the volume. Default: the cluster's default class.
@@ -357,6 +357,6 @@ pub enum DeletionPolicy {
     /// Volumes are kept: they get the label `understudy.dev/retained` and belong to the user from then on.
     #[default]
     Retain,
-    /// Volumes are deleted.
+    /// Volumes are deleted, but for the one that keeps what a target held before.
     Delete,
 }

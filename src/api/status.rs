@@ -52,7 +52,7 @@ pub struct DatabaseReplicationStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetStatus>,
 
-    /// What the target held before, as it was backed up and verified (`target.existingData: BackUpAndReplace`). It stays when replication is disabled.
+    /// What the target held before, as it was backed up and verified: with `target.existingData: BackUpAndReplace`, and with `Refuse` where it was written to after the last look at it, or that can't be told. It stays when replication is disabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<KeptStatus>,
 

@@ -199,7 +199,7 @@ impl Context {
     pub fn neighbours(&self, resource: &DatabaseReplication) -> Vec<Change> {
         let stays = |other: &DatabaseReplication| {
             let undoing = other.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Disabling));
-            other.spec.enabled && !undoing && other.metadata.deletion_timestamp.is_none()
+            other.spec.enabled && !undoing && other.metadata.deletion_timestamp.is_none() && !withdrawn(other)
         };
         let others = self.with_source_of(resource).into_iter().filter(|other| stays(other));
         let changes = others.filter_map(|other| Some(other.status.as_ref()?.source.as_ref()?.changes.clone())).flatten();
@@ -255,10 +255,9 @@ fn recorded(resource: &DatabaseReplication) -> bool {
     resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
 }
 
-/// The owner of its source agrees no longer.
+/// The owner of its source agrees no longer. One that is suspended has that in another condition than `Ready`.
 fn withdrawn(resource: &DatabaseReplication) -> bool {
-    let conditions = resource.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.reason == "ConsentWithdrawn")
+    resource.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.reason == "ConsentWithdrawn")
 }
 
 /// Which of the resources that came first has this one's target. One of another namespace that has not begun may not have its owner's consent, and
@@ -323,6 +322,12 @@ mod tests {
         ] {
             assert_eq!(target_rival(&[Arc::new(other.clone())], &one).as_deref(), rival, "{other:?}");
         }
+        // Taken back it counts no longer, also where somebody suspends the resource then.
+        let mut other = resource("finance", "other", json!({"name": "reports-db", "namespace": "reports"}), Some("x"), true);
+        let conditions = [("Ready", "Suspended"), ("SourceConfigured", "ConsentWithdrawn")]
+            .map(|(kind, reason)| json!({"type": kind, "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-11-24T00:00:00Z"}));
+        other.status.as_mut().unwrap().conditions = serde_json::from_value(json!(conditions)).unwrap();
+        assert_eq!(target_rival(&[Arc::new(other)], &one), None);
     }
 
     #[test]

@@ -323,6 +323,9 @@ pub trait Engine: Send + Sync + 'static {
     /// What stays changed on the source on purpose once it is disabled, with the reason, and what a person does by hand; none where nothing does.
     fn kept(facts: &Self::SourceFacts, recorded: &[crate::api::Change]) -> Option<String>;
 
+    /// What a person does by hand to make a server of its own of a target that could not be reached when it was to become one.
+    fn promote_by_hand(identity: &Identity, data_directory: &str) -> String;
+
     /// What a person does by hand where the source could not be reached while it was to be cleaned.
     fn undo_by_hand(identity: &Identity, recorded: &[crate::api::Change]) -> String;
 

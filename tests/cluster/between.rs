@@ -1,10 +1,11 @@
 //! Between two applications: whose database it is decides who may use it, and what is in the way of a target is said before anything is touched.
 
+use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 use understudy::api::Phase;
 
 use crate::databases::for_engines;
-use crate::support::{ALLOWED, Database, PASSWORD, Place, applications, replication_between};
+use crate::support::{ALLOWED, Database, OTHER_PASSWORD, PASSWORD, Place, applications, audit_mark, replication_between, requests_since};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_is_looked_at_once_the_owner_of_the_source_agrees,
@@ -41,13 +42,15 @@ async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>(
     let annotate = |value: &str| sales.kubectl(&["annotate", "--overwrite", "secret", "orders-db", &format!("{ALLOWED}={value}")]).unwrap();
     let refused = async || {
         let message = reports.reason("orders", "NamespaceNotAllowed", 120).await;
-        let command = format!("kubectl -n {} annotate --overwrite secret orders-db {ALLOWED}={}", sales.namespace, reports.namespace);
-        assert!(message.contains(&command), "{message}");
+        let ask = format!("kubectl -n {} get secret orders-db", sales.namespace);
+        let agree = format!("kubectl -n {} annotate --overwrite secret orders-db {ALLOWED}={}", sales.namespace, reports.namespace);
+        assert!(message.contains(&ask) && message.contains(&agree), "{message}");
         message
     };
 
     // A copy of the Secret with a consent of one's own is nobody's consent.
-    let copy = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "orders-db", "annotations": {ALLOWED: "*"}}, "stringData": D::secret()});
+    let copy =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "orders-db", "annotations": {ALLOWED: "*"}}, "stringData": D::secret(PASSWORD)});
     reports.apply(&copy).unwrap();
     reports.apply(&rehearsal::<D>(&sales.namespace, |_| {})).unwrap();
     let absent = refused().await;
@@ -58,6 +61,15 @@ async fn a_target_is_looked_at_once_the_owner_of_the_source_agrees<D: Database>(
     reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
     reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["source"]["statefulSetRef"]["name"] = json!("nothing"))).unwrap();
     assert_eq!(refused().await, absent);
+    reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
+
+    // Nor is more than looking begun. Without a look at the source's pod its server is not even known.
+    let mark = audit_mark();
+    reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["dryRun"] = json!(false))).unwrap();
+    refused().await;
+    let asked: Vec<_> = requests_since(&sales.namespace, mark).into_iter().filter(|request| !request.starts_with("get secrets")).collect();
+    assert_eq!(asked, [""; 0]);
+    assert!(reports.names::<Job>("app.kubernetes.io/managed-by=understudy").await.is_empty());
     reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
 
     reports.apply(&rehearsal::<D>(&sales.namespace, |_| {})).unwrap();
@@ -92,6 +104,12 @@ async fn a_target_with_data_or_without_room_is_left_alone<D: Database>() {
     reports.apply(&rehearsal::<D>(&sales.namespace, |_| {})).unwrap();
     let message = reports.reason("orders", "TargetHoldsData", 120).await;
     assert!(message.contains("BackUpAndReplace"), "{message}");
+    // Not only where it is rehearsed.
+    reports.edit("orders", json!({"dryRun": false})).await;
+    assert_eq!(reports.reason("orders", "TargetHoldsData", 120).await, message);
+    assert!(reports.names::<Job>("app.kubernetes.io/managed-by=understudy").await.iter().all(|job| job.contains("-measure-")));
+    assert!(reports.get("orders").await.unwrap().status.unwrap().enablement.is_none());
+    reports.edit("orders", json!({"dryRun": true})).await;
     reports.edit("orders", json!({"target": {"existingData": "BackUpAndReplace"}})).await;
     reports.phase("orders", Phase::DryRun, 120).await;
     let would = reports.get("orders").await.unwrap().status.unwrap().would_do.join("\n");
@@ -120,7 +138,7 @@ async fn a_target_that_is_missing_has_no_or_several_pods_or_another_password_is_
         assert!(words.iter().chain(&["What to do: "]).all(|word| message.contains(word)), "{words:?}: {message}");
         reports.phase("orders", Phase::Blocked, 5).await;
     };
-    reports.secret("reports-db", D::secret());
+    reports.secret("reports-db", D::secret(OTHER_PASSWORD));
     reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["environment"] = json!({}))).unwrap();
     blocked("TargetNotFound", &["there is no StatefulSet reports-db in namespace", "target.statefulSetRef"]).await;
     reports.source("reports-db", |object| object["spec"]["replicas"] = json!(2)).await;
@@ -141,7 +159,7 @@ async fn a_target_that_is_missing_has_no_or_several_pods_or_another_password_is_
         .unwrap();
     blocked("CredentialsRefused", &["correct the Secret outdated (target.credentials)"]).await;
     let before = reports.snapshot("reports-db-0").await;
-    reports.secret("outdated", json!({"username": D::USER, "password": PASSWORD}));
+    reports.secret("outdated", json!({"username": D::USER, "password": OTHER_PASSWORD}));
     reports.phase("orders", Phase::DryRun, 120).await;
     assert_eq!((sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await), (sold, before), "nothing was touched");
     reports.remove().await;

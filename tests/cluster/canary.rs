@@ -1,12 +1,13 @@
 //! What is never shown: no password is anywhere but in its Secret.
 
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use understudy::api::Phase;
 
 use crate::databases::{for_engines, for_every_engine};
-use crate::support::{ALLOWED, Database, PASSWORD, Place, applications, replication_between, replication_of, run};
+use crate::support::{ALLOWED, Database, OTHER_PASSWORD, PASSWORD, Place, applications, replication_between, replication_of, run};
 
 /// Waits until this is so; until then no process of the node, which the Jobs' are too, has the administrator's password among its arguments.
 async fn in_no_argument_until(what: &str, seconds: u64, so: impl AsyncFn() -> Result<(), String>) {
@@ -15,7 +16,7 @@ async fn in_no_argument_until(what: &str, seconds: u64, so: impl AsyncFn() -> Re
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line);
-            assert!(!line.contains(PASSWORD), "in arguments: {line}");
+            assert!(!line.contains(PASSWORD) && !line.contains(OTHER_PASSWORD), "in arguments: {line}");
         }
         match so().await {
             Ok(()) => return,
@@ -35,17 +36,20 @@ async fn replicates<D: Database>(place: &Place<D>) -> Result<(), String> {
 
 /// The password with which a pod replicates.
 fn replication_password<D: Database>(place: &Place<D>, pod: &str) -> String {
-    let found = place.kubectl(&["exec", pod, "-c", D::CONTAINER, "--", "sh", "-c", D::REPLICATION_PASSWORD]).unwrap();
+    // Through its input: what a process is given as an argument, others see. A target's server has its source's password by now, and its container its own.
+    let script = format!("MYSQL_ROOT_PASSWORD='{PASSWORD}'\n{}\n", D::REPLICATION_PASSWORD);
+    let found = run("kubectl", &["-n", &place.namespace, "exec", "-i", pod, "-c", D::CONTAINER, "--", "sh"], &script).unwrap();
     assert!(found.trim().len() >= 32, "{found:?}");
     found.trim().to_owned()
 }
 
-/// Neither password is in any object but Secrets, nor in the log of any container of the operator or of these places. Gives the components whose pods there were.
+/// None of these passwords is in any object but Secrets, nor in the log of any container of the operator or of these places. Gives the components whose pods there were.
 fn nowhere<D: Database>(places: &[&Place<D>], replication_password: &str) -> BTreeSet<String> {
+    let passwords = [PASSWORD, OTHER_PASSWORD, replication_password];
     let kinds = run("kubectl", &["api-resources", "--verbs=list", "-o", "name"], "").unwrap();
     for kind in kinds.lines().filter(|kind| *kind != "secrets") {
         let objects = run("kubectl", &["get", kind, "--all-namespaces", "-o", "json"], "").unwrap_or_default();
-        assert!(!objects.contains(PASSWORD) && !objects.contains(replication_password), "in {kind}");
+        assert!(passwords.iter().all(|password| !objects.contains(password)), "in {kind}");
     }
     let mut logs = run("kubectl", &["-n", "understudy-system", "logs", "deployment/understudy", "--tail=-1"], "").unwrap();
     let mut components = BTreeSet::new();
@@ -59,7 +63,7 @@ fn nowhere<D: Database>(places: &[&Place<D>], replication_password: &str) -> BTr
         }
     }
     assert!(logs.len() > 1000, "there are logs to look at: {logs}");
-    assert!(!logs.contains(PASSWORD) && !logs.contains(replication_password), "in a log");
+    assert!(passwords.iter().all(|password| !logs.contains(password)), "in a log");
     components
 }
 
@@ -93,6 +97,9 @@ async fn a_password_of_two_applications_is_nowhere_but_in_their_secrets<D: Datab
     reports.apply(&resource).unwrap();
     in_no_argument_until("it replicates", 300, async || replicates(&reports).await).await;
     let password = replication_password(&reports, "reports-db-0");
+    let login = reports.api::<Secret>().get("reports-login").await.unwrap().data.unwrap_or_default();
+    let told = login.get(&Place::<D>::key("PASSWORD")).map(|value| value.0.as_slice());
+    assert_eq!(told, (D::PREFIX != "REDIS").then_some(PASSWORD.as_bytes()), "the source's, where no other is named");
     let components = nowhere(&[&sales, &reports], &password);
     assert!(["backup", "keep", "restore"].iter().all(|component| components.contains(*component)), "{components:?}");
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use understudy::api::Phase;
 
 use crate::databases::{MySql, arguments, for_engines, for_every_engine};
-use crate::support::{ALLOWED, Database, PASSWORD, Place, PostgreSql, Shop, replication, replication_between, replication_of, wait};
+use crate::support::{ALLOWED, Database, Place, PostgreSql, Shop, password_of, replication, replication_between, replication_of, wait};
 
 /// The source's pod as a template has it.
 fn pod(object: &mut Value) -> &mut Value {
@@ -83,9 +83,9 @@ for_every_engine!(a_manifest_written_by_hand_is_replicated, a_hardened_chart_is_
 /// Data at the mount point itself, which is a directory of a claim of its own; no declared port, no governing Service nor any other that reaches it; a
 /// Secret with nothing but a password, under another key. Gives the credentials.
 async fn by_hand<D: Database>(shop: &Place<D>, name: &str) -> Value {
-    let mut secret = D::secret();
+    let mut secret = D::secret(password_of(name));
     secret.as_object_mut().unwrap().retain(|key, _| key != "username" && key != "password");
-    secret["admin-password"] = json!(PASSWORD);
+    secret["admin-password"] = json!(password_of(name));
     shop.secret("admin", secret);
     shop.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-env"}, "data": {}})).unwrap();
     shop.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "disk"},

@@ -8,7 +8,7 @@ use understudy::api::Phase;
 
 use crate::databases::{Standby, for_engines};
 use crate::story::idle;
-use crate::support::{ALLOWED, Database, PASSWORD, Place, Reader, Writer, applications, replication_between, replication_of, wait};
+use crate::support::{ALLOWED, Database, OTHER_PASSWORD, PASSWORD, Place, Reader, Writer, applications, replication_between, replication_of, wait};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_again,
@@ -42,11 +42,24 @@ async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_aga
     let mut plain = plain_restart(&reports).await;
 
     let reader = Reader::start::<D>(reports.service("reports-db").await).await;
-    let environment = json!({"configMaps": [{"name": "shop-env"}], "secrets": [{"name": "reports-login"}]});
     let told = D::PREFIX != "REDIS";
     reports.secret("reports-login", json!({"OTHER": "theirs"}));
-    let change = |spec: &mut Value| spec["environment"] = if told { environment } else { json!({"configMaps": [{"name": "shop-env"}]}) };
+    // The application that has the source logs in as a user of its own.
+    sales.secret("orders-app", json!({"username": "clerk", "password": "of-the-clerk"}));
+    let agree = |kind: &str, name: &str| sales.kubectl(&["annotate", kind, name, &format!("{ALLOWED}={}", reports.namespace)]).unwrap();
+    agree("secret", "orders-app");
+    let change = |spec: &mut Value| {
+        spec["environment"] = json!({"configMaps": [{"name": "shop-env"}]});
+        spec["source"]["environment"] = json!({"configMaps": [{"name": "shop-env"}]});
+        if told {
+            spec["environment"]["secrets"] = json!([{"name": "reports-login"}]);
+            spec["source"]["application"] = json!({"credentials": {"secretRef": {"name": "orders-app"}}, "database": "shop"});
+        }
+    };
     reports.apply(&replication_between::<D>(&sales.namespace, change)).unwrap();
+    let message = reports.reason("orders", "ConfigMapNotAllowed", 120).await;
+    assert!(message.contains(&format!("kubectl -n {} annotate --overwrite configmap shop-env", sales.namespace)), "{message}");
+    agree("configmap", "shop-env");
     reports.replicating("orders", 300).await;
     wait("it serves the source's data", 60, async || reports.connect("reports-db-0").await?.count().await).await;
     let away = reader.finish();
@@ -60,10 +73,20 @@ async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_aga
     let key = Place::<D>::key;
     let data = reports.data("shop-env").await;
     assert_eq!((data[&key("ADDRESS")].as_str(), data[&key("SLAVE_ADDRESSES_INT")].as_str()), (format!("reports-db.{}.svc", reports.namespace).as_str(), ""));
-    assert_eq!((data.get(&key("USERNAME")).map(String::as_str), data["OTHER"].as_str()), (told.then_some(D::USER), "theirs"));
+    assert_eq!((data[&key("SLAVE_ADDRESSES_EXT")].as_str(), data["OTHER"].as_str()), ("", "theirs"));
+    let login = ["DATABASE", "USERNAME"].map(|name| data.get(&key(name)).map(String::as_str));
+    assert_eq!(login, [told.then_some("shop"), told.then_some("clerk")]);
+    let (of_source, host) = (sales.data("shop-env").await, format!("reports-db.{}.svc", reports.namespace));
+    assert_eq!((of_source[&key("SLAVE_ADDRESSES_INT")].as_str(), of_source["OTHER"].as_str()), (host.as_str(), "theirs"));
     let login = reports.api::<Secret>().get("reports-login").await.unwrap().data.unwrap();
-    assert_eq!(login.get(&key("PASSWORD")).map(|value| value.0.as_slice()), told.then_some(PASSWORD.as_bytes()));
+    assert_eq!(login.get(&key("PASSWORD")).map(|value| value.0.as_slice()), told.then_some(b"of-the-clerk".as_slice()));
     assert_eq!(login["OTHER"].0, b"theirs");
+    // Where users are data, the source's password counts; a Redis keeps its own.
+    let host = reports.pod_ip("reports-db-0").await.unwrap();
+    for (password, counts) in [(PASSWORD, told), (OTHER_PASSWORD, !told)] {
+        let login = D::connect_as(&host, password).await.map(drop);
+        assert_eq!(login.is_ok(), counts, "{login:?}");
+    }
 
     // It holds everything, takes no writes, and never does when it comes back.
     let rows = sales.rows("orders-db-0").await;
@@ -95,7 +118,7 @@ async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_aga
     reports.replicating("orders", 60).await;
     assert!(reports.names::<Secret>("app.kubernetes.io/managed-by=understudy").await.is_empty(), "the copy of the password is gone");
     let text = serde_json::to_string(&reports.get("orders").await.unwrap()).unwrap();
-    assert!(!text.contains(PASSWORD), "{text}");
+    assert!(!text.contains(PASSWORD) && !text.contains(OTHER_PASSWORD), "{text}");
     idle(&reports, 10).await;
 
     // Back: it keeps what it has, and takes writes, also after a restart; on the source nothing is left.
@@ -105,6 +128,7 @@ async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_aga
     reports.phase("orders", Phase::Standalone, 240).await;
     assert_eq!(sales.snapshot("orders-db-0").await, before);
     assert!(sales.traces("orders-db-0").await.is_empty());
+    assert_eq!(sales.replica_addresses().await, "");
     for _ in 0..2 {
         reports.source_ready("reports-db").await;
         let mut client = reports.connect("reports-db-0").await.unwrap();
@@ -185,27 +209,45 @@ pub async fn never_proven<D: Database>(scenario: &str) {
     sales.remove().await;
 }
 
-/// A pod that puts what the target held before back into its data directory, as docs/between-applications.md tells a person to.
-fn give_back<D: Database>(reports: &Place<D>, target: &Value, kept: &Value) -> Value {
+/// A pod that runs a command of the operator's image as the user of the target's server, on the target's volume.
+pub fn pod_on_volume<D: Database>(reports: &Place<D>, name: &str, target: &Value, words: &[&str]) -> Value {
     let found: Value = serde_json::from_str(&reports.kubectl(&["get", "statefulset", "reports-db", "-o", "json"]).unwrap()).unwrap();
     let directory = target["dataDirectory"].as_str().unwrap();
     let containers = found["spec"]["template"]["spec"]["containers"].as_array().unwrap();
     let mut mounts = containers.iter().flat_map(|container| container["volumeMounts"].as_array().unwrap());
     let data = mounts.rfind(|mount| directory.starts_with(mount["mountPath"].as_str().unwrap())).unwrap();
-    let backup = json!({"name": "backup", "mountPath": "/run/understudy/backup"});
-    let words = ["/understudy", "agent", "give-back", "--engine", D::ENGINE, "--volume", "/run/understudy/backup"];
-    let words = [words.as_slice(), &["--directory", kept["directory"].as_str().unwrap(), "--data-directory", directory]].concat();
     let image = std::env::var("UNDERSTUDY_IMAGE").unwrap_or_else(|_| "understudy:dev".to_owned());
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "give-back"}, "spec": {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
         "restartPolicy": "Never",
         "securityContext": {"runAsUser": target["user"], "runAsGroup": target["group"], "fsGroup": target["group"]},
-        "initContainers": [{"name": "clear", "image": "busybox:1.36", "command": ["sh", "-c", "rm -rf \"$0\"/* \"$0\"/.[!.]*", directory], "volumeMounts": [data]}],
-        "containers": [{"name": "give-back", "image": image, "command": words, "volumeMounts": [data, backup]}],
-        "volumes": [
-            {"name": data["name"], "persistentVolumeClaim": {"claimName": format!("{}-reports-db-0", data["name"].as_str().unwrap())}},
-            {"name": "backup", "persistentVolumeClaim": {"claimName": kept["claim"]}}
-        ]
+        "containers": [{"name": name, "image": image, "command": words, "volumeMounts": [data]}],
+        "volumes": [{"name": data["name"], "persistentVolumeClaim": {"claimName": format!("{}-reports-db-0", data["name"].as_str().unwrap())}}]
     }})
+}
+
+/// Runs a pod while the target's does not.
+pub fn while_stopped<D: Database>(reports: &Place<D>, pod: &Value) {
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
+    reports.kubectl(&["wait", "--for=delete", "pod/reports-db-0", "--timeout=120s"]).unwrap();
+    reports.apply(pod).unwrap();
+    reports.kubectl(&["wait", &format!("pod/{name}"), "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"]).unwrap();
+    reports.kubectl(&["delete", "pod", name]).unwrap();
+}
+
+/// A pod that puts what the target held before back into its data directory, as docs/between-applications.md tells a person to.
+fn give_back<D: Database>(reports: &Place<D>, target: &Value, kept: &Value) -> Value {
+    let directory = target["dataDirectory"].as_str().unwrap();
+    let words = ["/understudy", "agent", "give-back", "--engine", D::ENGINE, "--volume", "/run/understudy/backup"];
+    let words = [words.as_slice(), &["--directory", kept["directory"].as_str().unwrap(), "--data-directory", directory]].concat();
+    let mut pod = pod_on_volume(reports, "give-back", target, &words);
+    let spec = &mut pod["spec"];
+    let mounts = spec["containers"][0]["volumeMounts"].clone();
+    let image = D::stateful_set("reports-db")["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    spec["initContainers"] = json!([{"name": "clear", "image": image, "command": ["find", directory, "-mindepth", "1", "-delete"], "volumeMounts": mounts}]);
+    spec["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "backup", "mountPath": "/run/understudy/backup"}));
+    spec["volumes"].as_array_mut().unwrap().push(json!({"name": "backup", "persistentVolumeClaim": {"claimName": kept["claim"]}}));
+    pod
 }
 
 async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
@@ -218,6 +260,10 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
             client.insert(row).await.unwrap();
         }
     }
+    let password = json!({"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "reports-db", "key": "password"}}});
+    let clerk = json!({"name": "clerk", "image": "busybox:1.36", "command": ["sh", "-c", "trap exit TERM; sleep 3600 & wait"], "env": [password]});
+    let clerk = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "clerk"}, "spec": {"restartPolicy": "Never", "containers": [clerk]}});
+    reports.apply(&clerk).unwrap();
     let replace = |spec: &mut Value| {
         spec["target"]["existingData"] = json!("BackUpAndReplace");
         spec["deletionPolicy"] = json!("Delete");
@@ -230,6 +276,8 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
         if status["target"]["cleared"] == true { Ok(status) } else { Err(status.to_string()) }
     })
     .await;
+    let told = reports.kubectl(&["get", "events", "--field-selector=reason=LoginsReplaced", "-o", "jsonpath={.items[*].message}"]).unwrap();
+    assert_eq!(told.contains("pod clerk (Secret reports-db)"), D::PREFIX != "REDIS", "{told}");
     let (target, kept) = (status["target"].clone(), status["kept"].clone());
     assert!(kept["bytes"].as_i64() > Some(0) && kept["checksum"].as_str().is_some_and(|sum| sum.len() == 64), "{kept}");
     // The owner of the source takes the consent back: it is cleaned, and the target stays what it is until its own owner decides.
@@ -248,11 +296,7 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
     reports.delete("orders", 60).await;
 
     reports.source_ready("reports-db").await;
-    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
-    reports.kubectl(&["wait", "--for=delete", "pod/reports-db-0", "--timeout=120s"]).unwrap();
-    reports.apply(&give_back(&reports, &target, &kept)).unwrap();
-    reports.kubectl(&["wait", "pod/give-back", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"]).unwrap();
-    reports.kubectl(&["delete", "pod", "give-back"]).unwrap();
+    while_stopped(&reports, &give_back(&reports, &target, &kept));
     reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
     reports.source_ready("reports-db").await;
     let mut client = reports.connect("reports-db-0").await.unwrap();
@@ -329,6 +373,7 @@ async fn targets_of_one_source_are_removed_alone<D: Standby>() {
     shop.source_ready("second-db").await;
     assert!(shop.connect("second-db-0").await.unwrap().takes_writes().await.unwrap());
     assert_eq!(shop.traces("second-db-0").await, [""; 0], "nor is anything of the other one's on it");
+    assert_eq!(shop.traces("orders-db-0").await.len(), D::TRACES, "what is the other one's");
     arrives(2, &["first"]).await;
     shop.replicating("first", 60).await;
     shop.read_only("first-db-0").await;

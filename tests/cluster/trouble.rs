@@ -2,14 +2,12 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use serde_json::{Value, json};
 use understudy::api::Phase;
 
 use crate::databases::{Redis, Standby, for_engines};
-use crate::support::{ALLOWED, Database, Place, Writer, applications, replication_between, run, wait};
+use crate::support::{ALLOWED, Database, PASSWORD, Place, Watch, Writer, applications, replication_between, run, wait};
+use crate::takeover::{pod_on_volume, while_stopped};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     teardown_works_with_either_side_dead_between_applications,
@@ -105,8 +103,47 @@ fn told<D: Database>(reports: &Place<D>, reason: &str) -> String {
     reports.kubectl(&["get", "events", &format!("--field-selector=reason={reason}"), "-o", "jsonpath={.items[*].message}"]).unwrap()
 }
 
-async fn teardown_works_with_either_side_dead_between_applications<D: Database>() {
+/// Does by hand what an event tells to do with a target that was left as a replica.
+async fn as_told<D: Standby>(reports: &Place<D>, note: &str, target: &Value) {
+    let start = || reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
+    if note.contains("run `") {
+        let words: Vec<&str> = between(note, "run `", "`").split(' ').collect();
+        while_stopped(reports, &pod_on_volume(reports, "release", target, &words));
+        // Its arguments, as its manifest has them.
+        let mut manifest = D::stateful_set("reports-db");
+        manifest["spec"]["replicas"] = json!(0);
+        assert!(note.contains("take `--include /data/understudy.conf` out of the arguments"), "{note}");
+        reports.apply(&manifest).unwrap();
+    } else {
+        start();
+        reports.source_ready("reports-db").await;
+        let mut client = wait("the target answers", 60, async || reports.connect("reports-db-0").await).await;
+        for statement in between(note, "execute on its server: ", ". Then take that init container out").split("; ") {
+            client.run(statement).await.unwrap();
+        }
+    }
+    let old = reports.uid("reports-db-0").unwrap_or_default();
+    reports
+        .kubectl(&["patch", "statefulset", "reports-db", "--type=json", "-p", r#"[{"op": "remove", "path": "/spec/template/spec/initContainers"}]"#])
+        .unwrap();
+    start();
+    wait("a new pod", 180, async || reports.uid("reports-db-0").and_then(|uid| if uid == old { Err(uid) } else { Ok(()) })).await;
+}
+
+async fn teardown_works_with_either_side_dead_between_applications<D: Standby>() {
     let (sales, reports) = agreed::<D>("either", 20).await;
+    // Scaled away before it was touched: whoever deletes the resource does not wait for it, and the source is clean.
+    let untouched = sales.snapshot("orders-db-0").await;
+    reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
+    job_is_made(&reports, "backup").await;
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
+    reports.delete("orders", 180).await;
+    assert!(told(&reports, "TargetNotReturned").contains("It was not touched"), "{}", told(&reports, "TargetNotReturned"));
+    assert_eq!(sales.snapshot("orders-db-0").await, untouched);
+    reports.kubectl(&["delete", "events", "--all"]).unwrap();
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
+    reports.source_ready("reports-db").await;
+
     let (before, target_before) = (sales.snapshot("orders-db-0").await, workload(&reports).await);
 
     // The target is dead: its StatefulSet is scaled away by somebody.
@@ -115,11 +152,24 @@ async fn teardown_works_with_either_side_dead_between_applications<D: Database>(
     assert_ne!(sales.snapshot("orders-db-0").await, before);
     reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
     reports.reason("orders", "TargetScaledToZero", 120).await;
+    let target = serde_json::to_value(reports.get("orders").await.unwrap().status.unwrap().target).unwrap();
     reports.delete("orders", 180).await;
     let note = told(&reports, "TargetNotReturned");
-    assert!(note.contains("understudy-swap") && note.contains("By hand: promote the server"), "{note}");
+    assert!(note.contains("keeps the init container understudy-swap"), "{note}");
     assert_eq!(sales.snapshot("orders-db-0").await, before);
     assert_eq!(sales.traces("orders-db-0").await, [""; 0]);
+
+    // What the event says makes it a server of its own, for good.
+    as_told(&reports, &note, &target).await;
+    for more in 1..=2 {
+        reports.source_ready("reports-db").await;
+        let mut client = wait("the target answers", 60, async || reports.connect("reports-db-0").await).await;
+        assert!(client.takes_writes().await.unwrap() && client.count().await.unwrap() == 19 + more);
+        client.insert(u64::from(u32::MAX) + more).await.unwrap();
+        let old = reports.uid("reports-db-0").unwrap();
+        reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
+        reports.replaced("reports-db-0", &old).await;
+    }
 
     // The source is dead: it is there, and does not run.
     anew(&reports, "reports-db").await;
@@ -160,51 +210,13 @@ async fn a_source_that_is_lost_for_good_leaves_a_database_that_takes_writes<D: D
     sales.remove().await;
     reports.reason("orders", "ConsentWithdrawn", 120).await;
     reports.read_only("reports-db-0").await;
+    if D::PREFIX != "REDIS" {
+        // As docs/failover-copy.md says: its users are the source's.
+        reports.secret("reports-db", D::secret(PASSWORD));
+    }
     reports.delete("orders", 240).await;
     stands_alone(&reports, 20, &before).await;
     reports.remove().await;
-}
-
-/// A client that looks through a Service at what a target serves: what it held before, or the copy, never anything else.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Vec<String>>,
-}
-
-impl Watch {
-    /// Before, the target has `held` rows and takes writes; the copy has `copied` or more and takes none.
-    fn start<D: Database>(host: String, held: u64, copied: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = stop.clone();
-        let look = async move |wrong: &mut Vec<String>| {
-            let mut client = D::connect(&host).await?;
-            // On one connection, and so from one server.
-            let (writes, rows) = (client.takes_writes().await?, client.count().await?);
-            if !(writes && rows == held || !writes && rows >= copied) {
-                wrong.push(format!("{rows} rows, takes writes: {writes}"));
-            }
-            Ok::<(), String>(())
-        };
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let mut wrong = Vec::new();
-                while !seen.load(Ordering::Relaxed) {
-                    // While it restarts there is no answer.
-                    let _ = tokio::time::timeout(Duration::from_secs(2), look(&mut wrong)).await;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                wrong
-            })
-        });
-        Self { stop, thread }
-    }
-
-    /// Ends; gives what was served and should not have been.
-    fn finish(self) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
 }
 
 /// Scales the target away and back, with or without waiting for the end of its pod.

@@ -23,7 +23,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-use support::{ALLOWED, Database, Place, Shop, Writer, applications, replication, replication_between, replication_of, run, wait};
+use support::{ALLOWED, Database, Place, Shop, Watch, Writer, applications, replication, replication_between, replication_of, run, wait};
 use understudy::api::Phase;
 
 const NAMESPACE: &str = "understudy-system";
@@ -185,6 +185,18 @@ async fn a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_ste
     let config = kubeconfig(directory.path());
     let writer = Writer::start::<D>(sales.service("orders-db").await).await;
     let before = sales.snapshot("orders-db-0").await;
+    // Whatever is killed, clients of the target see what it held before, or the copy.
+    let mut target = reports.connect("reports-db-0").await.unwrap();
+    target.prepare().await.unwrap();
+    for row in 1..=7 {
+        target.insert(row).await.unwrap();
+    }
+    wait("the source has rows", 60, async || match sales.rows("orders-db-0").await {
+        rows if rows > 200 => Ok(()),
+        rows => Err(rows.to_string()),
+    })
+    .await;
+    let watch = Watch::start::<D>(reports.service("reports-db").await, 7, 200);
     let cleared = || async {
         let ready = reports.condition("orders", "Ready").await.is_ok_and(|(_, reason, _)| reason == "Replicating");
         ready && reports.get("orders").await.is_ok_and(|found| found.status.and_then(|status| status.target).is_some_and(|target| target.cleared))
@@ -205,6 +217,7 @@ async fn a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_ste
     })
     .await;
     reports.read_only("reports-db-0").await;
+    assert_eq!(watch.finish(), [""; 0]);
 
     reports.edit("orders", json!({"enabled": false})).await;
     killed_at_each_step(&reports, &config, "give back", standalone).await;

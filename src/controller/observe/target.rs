@@ -34,9 +34,8 @@ pub(super) async fn joined<E: Engine>(context: &Context, subject: &Subject, read
         let mut promoted = Vec::new();
         if subject.disabling() && !summary.read_only {
             // Others may have been gone from the source since the copy was taken. Of whom it is the source by now, that is no copy's.
+            let (own, mut others) = (&subject.names.identity, session.identities().await?);
             let theirs = context.identities(database.namespace, database.stateful_set);
-            let own = &subject.names.identity;
-            let mut others = session.identities().await?;
             others.retain(|identity| identity != own && !theirs.contains(identity));
             for identity in std::iter::once(own.clone()).chain(others) {
                 let found = session.observe_source(Some(&identity)).await?;

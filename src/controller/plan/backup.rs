@@ -118,6 +118,14 @@ pub fn plan<E: Engine>(
     state
 }
 
+/// Why a Job of ours fails, or its pod does not run.
+pub fn trouble<E: Engine>(facts: &Facts<E>, component: &str, job: &str) -> Option<String> {
+    match facts.own.jobs.get(job) {
+        Some(Some(JobState::Failed(why, _))) => Some(format!("Job {job} failed: {why}")),
+        _ => facts.own.pods.iter().find(|pod| pod.component == component && !pod.ended).and_then(|pod| pod.trouble.clone()),
+    }
+}
+
 /// Where the replication user has lost its password, since somebody dropped it and it was made anew: the Job of the backup, whose volume keeps the
 /// password, runs once more and sets it. Gives what is to be said meanwhile; none where all is well.
 pub fn regain_access<E: Engine>(

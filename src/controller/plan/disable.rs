@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, preflight, replica, source as change, takeover};
+use super::{Draft, Facts, Kind, Plan, Step, Subject, again, conditions, environment, give_back, preflight, replica, source as change};
 use crate::api::{DeletionPolicy, Phase};
 use crate::controller::facts::Server;
 use crate::engine::{Engine, Identity};
-use takeover::Returned;
+use give_back::Returned;
 
 /// The plan for a resource that is disabled or being deleted.
 #[must_use]
@@ -37,7 +37,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     if let Some(plan) = leave(subject, facts, &mut draft, waited) {
         return plan;
     }
-    let returned = takeover::give_back(subject, facts, &mut draft, image);
+    let returned = give_back::give_back(subject, facts, &mut draft, image);
     if let Returned::Waits(why) = &returned {
         draft.ready(false, false, "Disabling", why.clone());
         return draft.finish(again::SOON);
@@ -105,7 +105,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
 
     if let Returned::Silent(why) = returned
-        && let Some(plan) = silent(subject, &mut draft, &why, waited)
+        && let Some(plan) = silent::<E>(subject, &mut draft, &why, waited)
     {
         return plan;
     }
@@ -120,14 +120,14 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
 }
 
 /// A target that does not answer is waited for; none once that is given up, which is told.
-fn silent<S: Clone>(subject: &Subject, draft: &mut Draft<S>, why: &str, waited: Option<Duration>) -> Option<Plan<S>> {
+fn silent<E: Engine>(subject: &Subject, draft: &mut Draft<E::Step>, why: &str, waited: Option<Duration>) -> Option<Plan<E::Step>> {
     if waited.is_none_or(|waited| waited < again::ABANDON) {
         let rest = if subject.deleting() { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
         let message = format!("the source is as it was; the target becomes a stand-alone database as soon as it answers{rest}. {why}");
         draft.ready(false, !subject.deleting(), "TargetUnreachable", message);
         return Some(draft.clone().finish(again::BLOCKED));
     }
-    draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", takeover::by_hand(subject)) });
+    draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", give_back::by_hand::<E, _>(subject, draft)) });
     None
 }
 
@@ -192,7 +192,7 @@ fn restore<E: Engine>(
     recorded: &[crate::api::Change],
     waited: Option<Duration>,
 ) -> Option<Plan<E::Step>> {
-    if change::on_its_way_back(facts, draft) {
+    if change::on_its_way_back(subject, facts, draft) {
         draft.ready(false, false, "RestartingSource", "the replicas are gone, and the source restarts as it was before");
         return Some(draft.clone().finish(again::RESTART));
     }

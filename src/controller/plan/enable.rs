@@ -11,7 +11,7 @@ use super::{Draft, Facts, Kind, Plan, Step, Subject, again, backup, conditions, 
 use crate::api::{Change, Disruption, Phase, ReplicaStatus, SourceStatus};
 use crate::controller::facts::{PodFacts, Server};
 use crate::engine::{Engine, Finding, Held, SourceSummary, WantedSource};
-use crate::resources::{JobRequest, bytes_of};
+use crate::resources::JobRequest;
 
 /// The plan for a resource that is enabled.
 #[must_use]
@@ -285,11 +285,7 @@ impl<E: Engine> Enabling<'_, E> {
         let size = replica::storage(self.subject, self.facts).map(|storage| storage.size);
         let replicas = (1..=self.count).filter_map(|number| Some((self.claim(number)?, size.clone()?)));
         for (claim, size) in replicas.chain([backup]) {
-            let (Some(wanted), Some(found)) = (bytes_of(&size), self.facts.own.claims.get(&claim)) else { continue };
-            let refused = self.facts.not_grown.get(&claim) == Some(&wanted);
-            if found.bytes.is_some_and(|bytes| bytes < wanted) && !found.deleting && !refused {
-                draft.steps.push(Step::Grow { claim, size });
-            }
+            replica::grow(self.facts, draft, claim, size);
         }
     }
 

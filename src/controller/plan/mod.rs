@@ -6,6 +6,7 @@ mod disable;
 mod draft;
 mod enable;
 mod environment;
+mod give_back;
 mod place;
 mod preflight;
 mod replica;

@@ -1,6 +1,7 @@
 //! One replica: where it stands, from what is, and what comes next for it.
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Draft, Facts, Kind, Object, Step, Subject, again, backup, takeover};
@@ -9,7 +10,7 @@ use crate::controller::facts::{JobState, Server};
 use crate::engine::{Engine, Held, Lag, Position, Progress, ReplicaSummary, SourceSummary};
 use crate::resources::{
     JobRequest, Names, ReplicaRequest, Workload, build_primary_service, build_replica, build_replica_claim, build_replica_service, build_replicas_service,
-    build_restore_job, quantity_of,
+    build_restore_job, bytes_of, quantity_of,
 };
 
 /// Where a replica stands.
@@ -307,5 +308,14 @@ pub fn dispose<S>(policy: DeletionPolicy, own: &crate::controller::facts::Own, d
             DeletionPolicy::Retain => Step::Keep(claim),
             DeletionPolicy::Delete => Step::Delete(Kind::Claim, claim),
         });
+    }
+}
+
+/// Plans to have a claim that is smaller than wanted grow. Where the cluster can't, that was said, and nothing waits for it.
+pub fn grow<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>, claim: String, size: Quantity) {
+    let (Some(wanted), Some(found)) = (bytes_of(&size), facts.own.claims.get(&claim)) else { return };
+    let refused = facts.not_grown.get(&claim) == Some(&wanted);
+    if found.bytes.is_some_and(|bytes| bytes < wanted) && !found.deleting && !refused {
+        draft.steps.push(Step::Grow { claim, size });
     }
 }

@@ -202,7 +202,11 @@ pub fn restore<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft
 }
 
 /// The source is on its way back from being restarted as it was: since when. Once it is back, that is told.
-pub fn on_its_way_back<E: Engine>(facts: &Facts<E>, draft: &mut Draft<E::Step>) -> bool {
+pub fn on_its_way_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) -> bool {
+    if E::source_arguments(&subject.names.identity).is_empty() {
+        // It is a target that restarts.
+        return false;
+    }
     let Some(disruption) = draft.status.disruption.as_mut() else { return false };
     let Some(began) = disruption.began.clone() else { return false };
     let waited = facts.now.duration_since(began.0).unsigned_abs();

@@ -3,23 +3,21 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PodSpec;
-use k8s_openapi::jiff::Timestamp;
 
 use super::enable::Enabling;
 use super::place::Place;
 use super::replica::{self, State};
 use super::{Draft, Facts, Kind, Object, Plan, Step, Subject, again, backup, conditions, environment, target};
-use crate::agent::NO_COPY;
 use crate::api::{ExistingData, KeptStatus, Phase, TargetStatus};
-use crate::controller::facts::{JobState, Own, Server, SourceWorkload, TargetFacts, pod_facts};
-use crate::engine::{Engine, Finding, Held, Identity, SourceSummary};
+use crate::controller::facts::{JobState, Server, SourceWorkload, TargetFacts, pod_facts};
+use crate::engine::{Engine, Finding, Held, SourceSummary};
 use crate::resources::{
-    Data, JobRequest, Workload, build_clear_job, build_discard_job, build_keep_job, build_measure_job, build_release_job, build_staging_job,
-    build_target_as_before, build_target_change, container_with, format_bytes, template_of,
+    Data, JobRequest, Workload, build_backup_claim, build_discard_job, build_keep_job, build_measure_job, build_staging_job, build_target_change,
+    container_with, format_bytes, template_of,
 };
 
 /// The target's number among the replicas of its source.
-const NUMBER: u32 = 1;
+pub(super) const NUMBER: u32 = 1;
 /// How long a measurement of the target's volume counts, in seconds.
 const MEASURED_FOR: i32 = 120;
 
@@ -91,12 +89,12 @@ fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &SourceSummar
 }
 
 /// What keeps the target's pod from running.
-fn trouble<E: Engine>(facts: &Facts<E>, target: &TargetFacts<E>) -> Option<String> {
+pub(super) fn trouble<E: Engine>(facts: &Facts<E>, target: &TargetFacts<E>) -> Option<String> {
     pod_facts(target.workload.as_ref()?.pod.as_ref()?, facts.now).trouble
 }
 
 /// The target's pod was not started with `wanted`, and Kubernetes does not replace it, since it waits for it to become ready (manual, "Forced rollback").
-fn stuck<S, E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts<E>, wanted: Option<Data>) -> Option<Step<S>> {
+pub(super) fn stuck<S, E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts<E>, wanted: Option<Data>) -> Option<Step<S>> {
     let SourceWorkload { stateful_set, pod } = target.workload.as_ref()?;
     let (spec, pod) = (stateful_set.spec.as_ref()?, pod.as_ref()?);
     let found = pod_facts(pod, facts.now);
@@ -116,14 +114,28 @@ pub fn unmanaged<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draf
     let mut message = format!(
         "the consent was taken back, and replication is not managed any more: {said} Or set enabled to false: the target goes on as a stand-alone database."
     );
+    // Nothing logs in to the source any more, nor is its password kept.
+    let job = subject.names.backup_job(backup::sequence(&draft));
+    if matches!(facts.own.jobs.get(&job), Some(Some(JobState::Running | JobState::Failed(..)))) {
+        draft.steps.push(Step::Delete(Kind::Job, job));
+    }
+    if facts.credentials {
+        draft.steps.push(Step::Delete(Kind::Secret, subject.names.credentials()));
+    }
+    let mut source = "the source is as it was before, but for what others still need";
     if let Server::Up(server) = &facts.server {
         let recorded = facts.to_undo(draft.status.source.as_ref().map(|source| source.changes.clone()).unwrap_or_default());
-        draft.steps.extend(E::plan_disable(server, &subject.names.identity, &recorded).into_iter().map(Step::Source));
+        let steps = E::plan_disable(server, &subject.names.identity, &recorded);
+        if !steps.is_empty() {
+            source = "what was changed on the source is being undone";
+        }
+        draft.steps.extend(steps.into_iter().map(Step::Source));
     } else {
+        source = "the source does not answer: what was changed on it is undone as soon as it does";
         message.push_str(" The source does not answer: what was changed on it is undone as soon as it does.");
     }
     draft.ready(false, true, "ConsentWithdrawn", message.clone());
-    draft.set(conditions::SOURCE_CONFIGURED, false, "ConsentWithdrawn", "the source is as it was before");
+    draft.set(conditions::SOURCE_CONFIGURED, false, "ConsentWithdrawn", source);
     draft.unknown(conditions::REPLICAS_IN_SYNC, "ConsentWithdrawn", message);
     draft.status.phase = Some(Phase::Degraded);
     let again = if draft.steps.is_empty() { again::BLOCKED } else { again::NEXT };
@@ -171,8 +183,8 @@ impl<E: Engine> Enabling<'_, E> {
             State::CatchingUp => draft.steps.extend(self.mark(NUMBER)),
             State::InSync if draft.status.target.as_ref().is_some_and(|recorded| !recorded.cleared) => {
                 let request = self.request(sequence);
-                if kept(subject, &facts.own, facts.now, &mut draft, &request) {
-                    let cleared = done(subject, &facts.own, facts.now, &mut draft, build_discard_job(&request)).is_some();
+                if kept(subject, facts, &mut draft, &request) {
+                    let cleared = done(subject, facts, &mut draft, build_discard_job(&request)).is_some();
                     draft.status.target.iter_mut().for_each(|recorded| recorded.cleared = cleared);
                 }
             }
@@ -216,7 +228,7 @@ impl<E: Engine> Enabling<'_, E> {
 }
 
 /// The step that has the target start with `data`.
-fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>, data: Data) -> Step<E::Step> {
+pub(super) fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>, data: Data) -> Step<E::Step> {
     let arguments = E::target_arguments(&workload.shape.data_directory);
     let stateful_set = found.stateful_set.metadata.name.clone().unwrap_or_default();
     let what = match data {
@@ -228,10 +240,14 @@ fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>, data: Data
 
 /// Plans the backup of what the target held before: where that is wanted, and where it was written to after the last look at it. Gives whether it may be
 /// deleted.
-fn kept<S>(subject: &Subject, own: &Own, now: Timestamp, draft: &mut Draft<S>, request: &JobRequest<'_>) -> bool {
+pub(super) fn kept<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>) -> bool {
     let Some(recorded) = draft.status.target.as_ref().filter(|recorded| !recorded.cleared && draft.status.kept.is_none()) else { return true };
     let job = build_keep_job(request, &recorded.version, !recorded.keeps);
-    let Some(message) = done(subject, own, now, draft, job) else { return false };
+    if !facts.own.claims.contains_key(&subject.names.backup_claim()) {
+        // Somebody deleted it.
+        draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(&subject.names, &subject.resource.spec.backup.volume)))));
+    }
+    let Some(message) = done(subject, facts, draft, job) else { return false };
     let mut kept = match serde_json::from_str::<Option<KeptStatus>>(&message) {
         Ok(Some(kept)) => kept,
         Ok(None) => return true,
@@ -250,255 +266,16 @@ fn kept<S>(subject: &Subject, own: &Own, now: Timestamp, draft: &mut Draft<S>, r
 }
 
 /// Plans a Job on the target's volume. Gives its message once it is done, if that is still there; one that fails is said, and tried again.
-fn done<S>(subject: &Subject, facts: &Own, now: Timestamp, draft: &mut Draft<S>, job: Job) -> Option<String> {
+pub(super) fn done<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, job: Job) -> Option<String> {
     let name = job.metadata.name.clone().unwrap_or_default();
-    match facts.jobs.get(&name) {
+    match facts.own.jobs.get(&name) {
         None => draft.steps.push(Step::Apply(Object::Job(Box::new(job)))),
         Some(Some(JobState::Complete(message))) => return Some(message.clone().unwrap_or_default()),
-        Some(Some(JobState::Failed(why, at))) if backup::waited(subject, now, *at, 4) => {
+        Some(Some(JobState::Failed(why, at))) if backup::waited(subject, facts.now, *at, 4) => {
             draft.steps.push(Step::Tell { warning: true, reason: "VolumeNotCleared", note: format!("Job {name} failed: {why}; it is tried again") });
             draft.steps.push(Step::Delete(Kind::Job, name));
         }
         Some(_) => {}
     }
     None
-}
-
-/// Where a target stands on the way back.
-pub enum Returned {
-    /// It is a database of its own, and nothing of ours is on it.
-    Done,
-    /// Not yet; why.
-    Waits(String),
-    /// It does not answer; why.
-    Silent(String),
-}
-
-/// Plans to make the target a database of its own again: with the copy where that was proven, otherwise with the data that it held before.
-pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, image: &str) -> Returned {
-    let (Some(target), Some(database), Some(recorded)) = (&facts.target, subject.target_database(), draft.status.target.clone()) else { return Returned::Done };
-    // Without its StatefulSet there is nothing to give back to.
-    let Some(found) = target.workload.as_ref().filter(|_| !recorded.returned) else { return Returned::Done };
-    let place = match (Place::beside_target(subject, facts, target), &target.shape) {
-        (Some(place), _) => place,
-        (None, Some(Err(finding))) => return Returned::Silent(finding.message.clone()),
-        (None, _) => return Returned::Silent("its StatefulSet could not be looked at".to_owned()),
-    };
-    let shape = place.shape;
-    let waits = |why: &str| Returned::Waits(format!("the target {} {why}", database.stateful_set));
-    let silent = |why: String| Returned::Silent(format!("the target {} does not answer: {why}", database.stateful_set));
-    let (names, pod) = (&subject.names, database.pod());
-    // What is being restored is no longer wanted.
-    let working = ["restore", "measure", "backup", "discard"];
-    let jobs = [names.restore_job(NUMBER), names.measure_job(), names.backup_job(backup::sequence(draft)), names.discard_job()];
-    let there: Vec<&String> = jobs.iter().filter(|job| facts.own.jobs.contains_key(*job)).collect();
-    if !there.is_empty() || facts.own.pods.iter().any(|pod| working.contains(&pod.component.as_str()) && !pod.ended) {
-        let left = there.iter().filter(|job| facts.own.jobs.get(**job).is_some_and(Option::is_some));
-        draft.steps.extend(left.map(|job| Step::Delete(Kind::Job, (*job).clone())));
-        return waits("waits for the end of the Jobs that work on its volume");
-    }
-    let (asked, runs) = (target.wants(&names.identity), target.runs(&names.identity));
-    if let Some(step) = stuck(subject, facts, target, asked) {
-        draft.steps.push(step);
-        return waits("is being restarted");
-    }
-    let answer = match facts.replicas.get(&NUMBER) {
-        Some(Server::Up(summary)) => Ok(summary),
-        Some(Server::Unreachable(why) | Server::Refused(why)) => Err(trouble(facts, target).unwrap_or_else(|| why.clone())),
-        Some(Server::NotAsked) | None => Err(trouble(facts, target).unwrap_or_else(|| format!("pod {pod} does not run"))),
-    };
-    let request = place.request::<E>(subject, image, 1);
-    let arguments = E::target_arguments(&shape.data_directory);
-    let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
-    let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
-    let proven = recorded.cleared || draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
-    if proven && resume(subject, facts, draft, target, found, &request) {
-        return waits("gets back the arguments that somebody took off it, to be promoted");
-    }
-    match (asked, &put_back) {
-        // Somebody may have taken the init container, and not the arguments.
-        (Some(Data::Staged), _) | (None, Some(_)) if proven && (asked.is_some() || recorded.joined) => {
-            if let Err(why) = answer {
-                return silent(why);
-            }
-            return stand_alone(subject, facts, draft, target, &request, put_back);
-        }
-        (Some(Data::Staged), _) => {
-            draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
-            return waits("gets back the data that it held before: the copy was not proven");
-        }
-        (None, _) if recorded.joined && !proven => {
-            // Its template was put back by somebody else, and the copy is still in its place.
-            draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
-            return waits("gets back the data that it held before: the copy was not proven");
-        }
-        (Some(Data::Previous), _) => {
-            let ready = found.pod.as_ref().is_some_and(|pod| pod_facts(pod, facts.now).ready);
-            if runs != Some(Data::Previous) || !ready {
-                let why = trouble(facts, target);
-                return why.map_or_else(|| waits("is being restarted with the data that it held before"), silent);
-            }
-            if let Some(recorded) = &mut draft.status.target {
-                recorded.joined = false;
-            }
-            draft.steps.extend(put_back);
-            return waits("restarts without what it was given");
-        }
-        (None, Some(_)) => {
-            draft.steps.extend(put_back);
-            return waits("restarts without what it was given");
-        }
-        (None, None) => {}
-    }
-    if found.stateful_set.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_ref() == Some(&names.manager())) {
-        draft.steps.push(Step::Disown(database.stateful_set.to_owned()));
-        return waits("gets rid of the last of what it was given");
-    }
-    let with = found.pod.as_ref().and_then(|pod| container_with(pod.spec.as_ref(), &arguments));
-    if runs.is_some() || with.is_some() {
-        return waits("is being restarted without what it was given");
-    }
-    if recorded.joined {
-        match answer {
-            Err(why) => return silent(why),
-            Ok(summary) => {
-                if let Some(why) = settle(subject, facts, draft, target, &request, summary.read_only) {
-                    return waits(why);
-                }
-            }
-        }
-    }
-    if done(subject, &facts.own, facts.now, draft, build_clear_job(&request)).is_none() {
-        return waits("is a database of its own; what the exchange has left on its volume is being deleted");
-    }
-    if let Some(recorded) = &mut draft.status.target {
-        recorded.returned = true;
-    }
-    Returned::Done
-}
-
-/// Plans to put arguments of the target's server back, which somebody took off it, and without which it does not start on the copy: once, and not fought for.
-/// Whoever releases the copy starts without them, and takes writes. Gives whether that is planned.
-fn resume<E: Engine>(
-    subject: &Subject,
-    facts: &Facts<E>,
-    draft: &mut Draft<E::Step>,
-    target: &TargetFacts<E>,
-    found: &SourceWorkload,
-    request: &JobRequest<'_>,
-) -> bool {
-    let Some(recorded) = draft.status.target.as_mut().filter(|recorded| recorded.joined && !recorded.releasing) else { return false };
-    let arguments = E::target_arguments(&recorded.data_directory);
-    let lost = !arguments.is_empty() && container_with(template_of(&found.stateful_set), &arguments).is_none();
-    let crashes = matches!(facts.replicas.get(&NUMBER), Some(Server::Unreachable(_))) && trouble(facts, target).is_some();
-    let generation = found.stateful_set.metadata.generation.unwrap_or_default();
-    let given_up = recorded.resumed.is_some_and(|then| generation > then) || subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON);
-    if !lost || !crashes || given_up {
-        return false;
-    }
-    recorded.resumed = Some(generation);
-    draft.steps.push(change::<E>(found, &request.workload, Data::Staged));
-    true
-}
-
-/// Plans to have a copy that was proven be the target's own, once what it held before is safe. Gives whether there is one; an error is what it waits for.
-fn release<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>) -> Result<bool, &'static str> {
-    if draft.status.target.as_ref().is_none_or(|recorded| recorded.released) {
-        return Ok(true);
-    }
-    if !kept(subject, &facts.own, facts.now, draft, request) {
-        return Err("has what it held before backed up");
-    }
-    draft.status.target.iter_mut().for_each(|recorded| recorded.releasing = true);
-    let Some(message) = done(subject, &facts.own, facts.now, draft, build_release_job(request)) else {
-        return Err("is about to become a stand-alone server");
-    };
-    let copy = message != NO_COPY;
-    draft.status.target.iter_mut().for_each(|recorded| recorded.released = copy);
-    Ok(copy)
-}
-
-/// Plans what is left to do on a copy that nothing of ours is on any more, because it was put back or somebody else took it. None when that is done.
-fn settle<E: Engine>(
-    subject: &Subject,
-    facts: &Facts<E>,
-    draft: &mut Draft<E::Step>,
-    target: &TargetFacts<E>,
-    request: &JobRequest<'_>,
-    read_only: bool,
-) -> Option<&'static str> {
-    match release(subject, facts, draft, request) {
-        Err(why) => return Some(why),
-        // Its owner has put other data there, and what is on it is not ours.
-        Ok(false) => return None,
-        Ok(true) => {}
-    }
-    // Where somebody else put its template back it may have been cut off; the Job that follows it is made only where it succeeds.
-    if read_only || !facts.own.jobs.contains_key(&subject.names.clear_job()) {
-        draft.steps.push(Step::Promote);
-    }
-    if read_only {
-        return Some("becomes a stand-alone server");
-    }
-    let left = left_on_copy(subject, facts, draft, target);
-    let any = !left.is_empty();
-    draft.steps.extend(left);
-    any.then_some("is a stand-alone server, and loses what came with the copy")
-}
-
-/// The steps that take off a promoted copy what was changed on the source and came with it, that of others too; empty where who deletes the resource has
-/// waited for long, and the server refuses.
-fn left_on_copy<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::Step>, target: &TargetFacts<E>) -> Vec<Step<E::Step>> {
-    if facts.failure.is_some() && subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 3) {
-        return Vec::new();
-    }
-    let changes = draft.status.source.as_ref().map(|source| source.changes.as_slice()).unwrap_or_default();
-    let own = |identity: &Identity| if *identity == subject.names.identity { changes } else { &[] };
-    target.promoted.iter().flat_map(|(identity, server)| E::plan_disable(server, identity, own(identity))).map(Step::Target).collect()
-}
-
-/// Plans to make a copy that was proven a server of its own, and to give up our fields of its StatefulSet then.
-fn stand_alone<E: Engine>(
-    subject: &Subject,
-    facts: &Facts<E>,
-    draft: &mut Draft<E::Step>,
-    target: &TargetFacts<E>,
-    request: &JobRequest<'_>,
-    put_back: Option<Step<E::Step>>,
-) -> Returned {
-    let name = request.workload.source;
-    let waits = |why: &str| Returned::Waits(format!("the target {name} {why}"));
-    match release(subject, facts, draft, request) {
-        Err(why) => return waits(why),
-        Ok(false) => return Returned::Silent(format!("the data directory of the target {name} does not hold the copy of the source's data any more")),
-        Ok(true) => {}
-    }
-    // Again, until nothing else is left to do: it may have been cut off.
-    draft.steps.push(Step::Promote);
-    if target.promoted.is_empty() {
-        return waits("becomes a stand-alone server");
-    }
-    let left = left_on_copy(subject, facts, draft, target);
-    if !left.is_empty() {
-        draft.steps.extend(left);
-        return waits("is a stand-alone server, and loses what came with the copy");
-    }
-    let Some(put_back) = put_back else {
-        return Returned::Silent(format!(
-            "somebody's manifest names the init container understudy-swap of StatefulSet {name} by now: take it out of the manifest"
-        ));
-    };
-    draft.steps.push(put_back);
-    waits("restarts without what it was given")
-}
-
-/// What is said of a target that could not be given back.
-#[must_use]
-pub fn by_hand(subject: &Subject) -> String {
-    let Some(database) = subject.target_database() else { return String::new() };
-    format!(
-        "StatefulSet {} keeps the init container understudy-swap, and its server goes on as a replica. By hand: promote the server, and take that init container{} out of the StatefulSet",
-        database.stateful_set,
-        if subject.target_status().is_some_and(|target| target.cleared) { "" } else { " (docs/development/swap.md tells how to get back what it held before)" }
-    )
 }

@@ -228,7 +228,7 @@ pub fn announce<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Vec<String> {
     let (Some(database), Some(target)) = (subject.target_database(), &facts.target) else { return Vec::new() };
     let name = database.stateful_set;
     let mut would = Vec::new();
-    if target.data.as_ref().is_ok_and(|(_, held)| !held.is_empty()) {
+    if target.data.is_ok() && subject.resource.spec.target.as_ref().is_some_and(|target| target.existing_data == ExistingData::BackUpAndReplace) {
         would.push(format!("back up what StatefulSet {name} holds itself, verify it and keep it"));
     }
     would.push(format!("restore the source's backup beside the data of StatefulSet {name}, on its own volume, while it serves"));

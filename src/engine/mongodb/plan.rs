@@ -285,6 +285,11 @@ impl Engine for MongoDb {
         None
     }
 
+    fn promote_by_hand(_: &Identity, _: &str) -> String {
+        // There are no targets.
+        String::new()
+    }
+
     fn undo_by_hand(identity: &Identity, _: &[Change]) -> String {
         format!(
             "kubectl edit statefulset: take --replSet {} and --keyFile {KEY_FILE} out of the arguments, and what is called understudy-… out of volumes and init containers; \

@@ -243,6 +243,12 @@ impl Engine for MySql {
         ))
     }
 
+    fn promote_by_hand(_identity: &Identity, _data_directory: &str) -> String {
+        "execute on its server: STOP REPLICA; RESET REPLICA ALL; RESET PERSIST IF EXISTS super_read_only; RESET PERSIST IF EXISTS read_only; \
+         RESET PERSIST IF EXISTS event_scheduler; SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF"
+            .to_owned()
+    }
+
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let mut lines = vec![format!("DROP USER IF EXISTS {}", identity.role())];
         lines.extend(recorded.iter().filter_map(undo));

@@ -325,6 +325,10 @@ impl Engine for PostgreSql {
         None
     }
 
+    fn promote_by_hand(_identity: &Identity, _data_directory: &str) -> String {
+        "execute on its server: SELECT pg_promote()".to_owned()
+    }
+
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let role = identity.role();
         let mut lines = vec![

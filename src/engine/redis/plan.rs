@@ -249,6 +249,15 @@ impl Engine for Redis {
         None
     }
 
+    fn promote_by_hand(identity: &Identity, data_directory: &str) -> String {
+        format!(
+            "scale it to 0, run `/understudy agent release --engine Redis --identity {} --data-directory {data_directory}` of the operator's image in a pod with its volume, \
+             and take `{}` out of the arguments of its server",
+            identity.word(),
+            Self::target_arguments(data_directory).join(" ")
+        )
+    }
+
     fn undo_by_hand(identity: &Identity, recorded: &[Change]) -> String {
         let mut lines = vec![format!("redis-cli ACL DELUSER {}", identity.role())];
         if let Some(before) = recorded_backlog(recorded).and_then(|change| change.before.as_ref()) {

@@ -16,6 +16,14 @@ use std::future::Future;
 /// The administrator's password, which is looked for everywhere afterwards.
 pub const PASSWORD: &str = "canary-4f1d7c0e-never-outside-a-secret";
 
+/// The administrator's password of a database that becomes a target ([`password_of`]), which is looked for, too.
+pub const OTHER_PASSWORD: &str = "canary-9b2e6a51-of-the-target-alone";
+
+/// The administrator's password of a database of this name: a target does not have its source's.
+pub fn password_of(name: &str) -> &'static str {
+    if name == "reports-db" { OTHER_PASSWORD } else { PASSWORD }
+}
+
 /// One engine; a value is a client's connection to a server, as the administrator.
 pub trait Database: Send + Sized + 'static {
     /// As in `spec.engine`.
@@ -67,8 +75,8 @@ pub trait Database: Send + Sized + 'static {
     /// What is said of a user who may not do enough.
     const CLERK_SAYS: &'static [&'static str];
 
-    /// What the Secret of a source holds.
-    fn secret() -> Value;
+    /// What the Secret of a source with this password holds.
+    fn secret(password: &str) -> Value;
 
     /// The StatefulSet of a source with the official image's defaults; the password stands in the Secret of the same name.
     fn stateful_set(name: &str) -> Value;
@@ -80,8 +88,18 @@ pub trait Database: Send + Sized + 'static {
     /// an `emptyDir` that an init container fills; its probes name the user.
     fn chart(container: &mut Value) -> Chart;
 
-    /// A new connection.
-    fn connect(host: &str) -> impl Future<Output = Result<Self, String>> + Send;
+    /// A new connection with this password.
+    fn connect_as(host: &str, password: &str) -> impl Future<Output = Result<Self, String>> + Send;
+
+    /// A new connection, with whichever password the server has: that of a target may change to its source's.
+    fn connect(host: &str) -> impl Future<Output = Result<Self, String>> + Send {
+        async move {
+            match Self::connect_as(host, PASSWORD).await {
+                Err(refused) if refused.contains(Self::LOGIN_REFUSED) => Self::connect_as(host, OTHER_PASSWORD).await,
+                other => other,
+            }
+        }
+    }
 
     /// Makes the table `orders`, or what comes closest, if it is not there.
     fn prepare(&mut self) -> impl Future<Output = Result<(), String>> + Send;
@@ -141,6 +159,9 @@ pub fn arguments(container: &mut Value) -> &mut Vec<Value> {
 pub trait Standby: Database {
     /// A replica takes writes from now on.
     fn promote(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Executes a statement.
+    fn run(&mut self, sql: &str) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Drops our user on the source, and ends its connections.
     fn drop_user(&mut self) -> impl Future<Output = Result<(), String>> + Send;

@@ -6,7 +6,7 @@ use ::mongodb::{Client, error::Error};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Chart, Database, PASSWORD, arguments};
+use super::{Chart, Database, arguments};
 
 /// A client of one MongoDB server, which asks no other of its set.
 pub struct MongoDb(Client);
@@ -58,8 +58,8 @@ impl Database for MongoDb {
     const DEAF: &'static [&'static str] = &["--bind_ip", "127.0.0.1"];
     const CLERK_SAYS: &'static [&'static str] = &["NotPermitted", "user clerk may not", "name a user with the role root"];
 
-    fn secret() -> Value {
-        json!({"username": Self::USER, "password": PASSWORD})
+    fn secret(password: &str) -> Value {
+        json!({"username": Self::USER, "password": password})
     }
 
     fn stateful_set(name: &str) -> Value {
@@ -104,14 +104,14 @@ impl Database for MongoDb {
         }
     }
 
-    async fn connect(host: &str) -> Result<Self, String> {
+    async fn connect_as(host: &str, password: &str) -> Result<Self, String> {
         let address = ServerAddress::Tcp { host: host.to_owned(), port: Some(Self::PORT) };
         let mut options = ClientOptions::builder().hosts(vec![address]).build();
         options.direct_connection = Some(true);
         options.server_selection_timeout = Some(Duration::from_secs(3));
         options.max_pool_size = Some(1);
         options.retry_writes = Some(false);
-        options.credential = Some(Credential::builder().username(Self::USER.to_owned()).password(PASSWORD.to_owned()).source("admin".to_owned()).build());
+        options.credential = Some(Credential::builder().username(Self::USER.to_owned()).password(password.to_owned()).source("admin".to_owned()).build());
         let mut client = Self(Client::with_options(options).map_err(text)?);
         client.run("admin", doc! {"ping": 1}).await?;
         Ok(client)

@@ -5,7 +5,7 @@ use mysql_async::{Conn, OptsBuilder};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Chart, Database, PASSWORD, Standby};
+use super::{Chart, Database, Standby};
 
 /// A client of a MySQL server.
 pub struct MySql(Conn);
@@ -24,6 +24,10 @@ impl Standby for MySql {
             self.rows(sql).await?;
         }
         Ok(())
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<(), String> {
+        self.rows(sql).await.map(drop)
     }
 
     async fn drop_user(&mut self) -> Result<(), String> {
@@ -61,8 +65,8 @@ impl Database for MySql {
     const DEAF: &'static [&'static str] = &["--bind-address=127.0.0.1"];
     const CLERK_SAYS: &'static [&'static str] = &["PrivilegesMissing", "clerk", "name root in source.credentials"];
 
-    fn secret() -> Value {
-        json!({"username": Self::USER, "password": PASSWORD})
+    fn secret(password: &str) -> Value {
+        json!({"username": Self::USER, "password": password})
     }
 
     fn stateful_set(name: &str) -> Value {
@@ -102,13 +106,14 @@ impl Database for MySql {
             // Only the image's own user may look into the directory that files are usually exported to.
             configuration: json!({"primary.cnf": "[mysqld]\nmax_connections=77\nsecure-file-priv=NULL\n"}),
             script: "echo '[mysqld]' > /prepared/server-id.cnf && echo server-id=100 >> /prepared/server-id.cnf && cp /configuration/primary.cnf /prepared/",
-            probe: "exec mysqladmin ping -h 127.0.0.1 -u root --password=\"$MYSQL_ROOT_PASSWORD\"",
+            // Not in its arguments: other tests look for the password there.
+            probe: "MYSQL_PWD=\"$MYSQL_ROOT_PASSWORD\" exec mysqladmin ping -h 127.0.0.1 -u root",
             proof: "max_connections=77",
         }
     }
 
-    async fn connect(host: &str) -> Result<Self, String> {
-        let options = OptsBuilder::default().ip_or_hostname(host).tcp_port(Self::PORT).user(Some(Self::USER)).pass(Some(PASSWORD)).prefer_socket(false);
+    async fn connect_as(host: &str, password: &str) -> Result<Self, String> {
+        let options = OptsBuilder::default().ip_or_hostname(host).tcp_port(Self::PORT).user(Some(Self::USER)).pass(Some(password)).prefer_socket(false);
         let connected = tokio::time::timeout(Duration::from_secs(5), Conn::new(options)).await;
         connected.map_err(|_| "no answer in 5 s")?.map_err(|error| error.to_string()).map(Self)
     }

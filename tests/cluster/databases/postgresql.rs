@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use super::{Chart, Database, PASSWORD, Standby};
+use super::{Chart, Database, Standby};
 
 /// A client of a PostgreSQL server.
 pub struct PostgreSql(Client);
@@ -55,6 +55,10 @@ impl Standby for PostgreSql {
         self.rows("SELECT pg_promote()").await.map(drop)
     }
 
+    async fn run(&mut self, sql: &str) -> Result<(), String> {
+        self.rows(sql).await.map(drop)
+    }
+
     async fn drop_user(&mut self) -> Result<(), String> {
         let role = self.rows("SELECT rolname FROM pg_roles WHERE rolname LIKE 'understudy%'").await?.concat();
         // `DROP ROLE` leaves the connection that streams.
@@ -95,8 +99,8 @@ impl Database for PostgreSql {
     const DEAF: &'static [&'static str] = &["-c", "listen_addresses=127.0.0.1"];
     const CLERK_SAYS: &'static [&'static str] = &["NotSuperuser", "clerk is not a superuser", "name a superuser in source.credentials"];
 
-    fn secret() -> Value {
-        json!({"username": Self::USER, "password": PASSWORD})
+    fn secret(password: &str) -> Value {
+        json!({"username": Self::USER, "password": password})
     }
 
     fn stateful_set(name: &str) -> Value {
@@ -145,9 +149,9 @@ impl Database for PostgreSql {
         }
     }
 
-    async fn connect(host: &str) -> Result<Self, String> {
+    async fn connect_as(host: &str, password: &str) -> Result<Self, String> {
         let mut config = tokio_postgres::Config::new();
-        config.host(host).user(Self::USER).password(PASSWORD).dbname("postgres").connect_timeout(Duration::from_secs(3));
+        config.host(host).user(Self::USER).password(password).dbname("postgres").connect_timeout(Duration::from_secs(3));
         let (client, connection) = config.connect(NoTls).await.map_err(text)?;
         tokio::spawn(connection);
         Ok(Self(client))

@@ -1,16 +1,20 @@
 //! Redis.
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use ::redis::{AsyncConnectionConfig, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Chart, Database, PASSWORD, Standby};
+use super::{Chart, Database, Standby};
 
 /// A client of a Redis server.
 pub struct Redis(MultiplexedConnection);
 
 fn text(error: RedisError) -> String {
+    // While it connects, the library does not pass on what the server said.
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return format!("{} {error}", <Redis as Database>::LOGIN_REFUSED);
+    }
     format!("{} {}", error.code().unwrap_or_default(), error.detail().map_or_else(|| error.to_string(), str::to_owned))
 }
 
@@ -28,6 +32,10 @@ const SAVE_DELAY: &str = "rdb-key-save-delay";
 impl Standby for Redis {
     async fn promote(&mut self) -> Result<(), String> {
         self.ask::<String>(&["REPLICAOF", "NO", "ONE"]).await.map(drop)
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<(), String> {
+        self.ask::<String>(&sql.split(' ').collect::<Vec<_>>()).await.map(drop)
     }
 
     async fn drop_user(&mut self) -> Result<(), String> {
@@ -60,8 +68,8 @@ impl Database for Redis {
     const DEAF: &'static [&'static str] = &["--bind", "127.0.0.1"];
     const CLERK_SAYS: &'static [&'static str] = &["NotPermitted", "user clerk may not run these commands", "let source.credentials name a user that may"];
 
-    fn secret() -> Value {
-        json!({"username": Self::USER, "password": PASSWORD, "redis.conf": format!("requirepass {PASSWORD}\nprotected-mode no\nsave 3600 1 300 100 60 10000\n")})
+    fn secret(password: &str) -> Value {
+        json!({"username": Self::USER, "password": password, "redis.conf": format!("requirepass {password}\nprotected-mode no\nsave 3600 1 300 100 60 10000\n")})
     }
 
     fn stateful_set(name: &str) -> Value {
@@ -107,8 +115,8 @@ impl Database for Redis {
         }
     }
 
-    async fn connect(host: &str) -> Result<Self, String> {
-        let settings = RedisConnectionInfo::default().set_password(PASSWORD);
+    async fn connect_as(host: &str, password: &str) -> Result<Self, String> {
+        let settings = RedisConnectionInfo::default().set_password(password);
         let info = (host, Self::PORT).into_connection_info().map_err(text)?.set_redis_settings(settings);
         let client = ::redis::Client::open(info).map_err(text)?;
         // As patient as clients of the other engines: the library's own limit is half a second.

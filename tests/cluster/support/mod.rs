@@ -14,11 +14,11 @@ use std::marker::PhantomData;
 use understudy::api::{DatabaseReplication, Phase};
 
 #[allow(unused_imports, reason = "not every test binary asks for each")]
-pub use self::tools::{audit_lines, audit_mark, guard, run, wait, writes_since};
+pub use self::tools::{audit_lines, audit_mark, guard, requests_since, run, wait, writes_since};
 #[allow(unused_imports, reason = "as above")]
-pub use self::writer::{Reader, Writer};
+pub use self::writer::{Reader, Watch, Writer};
 #[allow(unused_imports, reason = "as above")]
-pub use crate::databases::{Database, PASSWORD, PostgreSql, query};
+pub use crate::databases::{Database, OTHER_PASSWORD, PASSWORD, PostgreSql, password_of, query};
 
 /// A namespace of its own with a source of one engine in it.
 pub struct Place<D> {
@@ -197,7 +197,7 @@ impl<D: Database> Place<D> {
 
     /// Adds a source; `change` may reshape its StatefulSet.
     pub async fn source(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        self.secret(name, D::secret());
+        self.secret(name, D::secret(password_of(name)));
         self.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-env"}, "data": {"OTHER": "theirs"}})).unwrap();
         self.apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"selector": {"app": name}, "ports": [{"name": D::NAME, "port": D::PORT}]}}))

@@ -39,14 +39,21 @@ pub async fn wait<T>(what: &str, seconds: u64, mut look: impl AsyncFnMut() -> Re
     }
 }
 
-/// Write requests of the operator to this namespace since a mark in the audit log.
-pub fn writes_since(namespace: &str, mark: u64) -> Vec<String> {
+/// Requests of the operator to this namespace since a mark in the audit log: verb, resource and name.
+pub fn requests_since(namespace: &str, mark: u64) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     audit_lines(mark)
         .filter(|line| line["user"]["username"] == "system:serviceaccount:understudy-system:understudy")
         .filter(|line| line["objectRef"]["namespace"] == namespace)
-        .filter(|line| !matches!(line["verb"].as_str(), Some("get" | "list" | "watch")))
-        .map(|line| format!("{} {} {}", line["verb"], line["objectRef"]["resource"], line["objectRef"]["name"]))
+        .map(|line| format!("{} {} {}", text(&line["verb"]), text(&line["objectRef"]["resource"]), text(&line["objectRef"]["name"])))
         .collect()
+}
+
+/// Those of them that write.
+pub fn writes_since(namespace: &str, mark: u64) -> Vec<String> {
+    let mut requests = requests_since(namespace, mark);
+    requests.retain(|request| !["get", "list", "watch"].iter().any(|verb| request.starts_with(verb)));
+    requests
 }
 
 fn audit_log() -> std::fs::File {

@@ -144,3 +144,45 @@ async fn read<D: Database>(host: &str, stop: &AtomicBool) -> Duration {
     }
     pause
 }
+
+/// A client that looks through a Service at what a target serves: what it held before, or the copy, never anything else.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<String>>,
+}
+
+impl Watch {
+    /// Before, the target has `held` rows and takes writes; the copy has `copied` or more and takes none.
+    pub fn start<D: Database>(host: String, held: u64, copied: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let look = async move |wrong: &mut Vec<String>| {
+            let mut client = D::connect(&host).await?;
+            // On one connection, and so from one server.
+            let (writes, rows) = (client.takes_writes().await?, client.count().await?);
+            if !(writes && rows == held || !writes && rows >= copied) {
+                wrong.push(format!("{rows} rows, takes writes: {writes}"));
+            }
+            Ok::<(), String>(())
+        };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut wrong = Vec::new();
+                while !seen.load(Ordering::Relaxed) {
+                    // While it restarts there is no answer.
+                    let _ = tokio::time::timeout(Duration::from_secs(2), look(&mut wrong)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                wrong
+            })
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends; gives what was served and should not have been.
+    pub fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}

@@ -1,6 +1,7 @@
 //! The plan against a model of the world.
 
 mod environment;
+mod give_back;
 mod lost;
 mod progress;
 mod restart;

@@ -21,47 +21,49 @@ use crate::resources::{Data, data_of, inspect, template_of};
 /// What is on the target's volume, and who serves it.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone)]
-struct Target {
-    stateful_set: StatefulSet,
-    pod: Option<Pod>,
+pub(super) struct Target {
+    pub(super) stateful_set: StatefulSet,
+    pub(super) pod: Option<Pod>,
     /// The copy is in the data directory.
-    copy: bool,
+    pub(super) copy: bool,
     /// A finished restore lies beside it.
-    staged: bool,
+    pub(super) staged: bool,
     /// Its own data lies beside the copy.
-    previous: bool,
+    pub(super) previous: bool,
     /// What it held before is backed up.
-    kept: bool,
+    pub(super) kept: bool,
     /// The copy's data is the target's own.
-    released: bool,
+    pub(super) released: bool,
     /// The copy was promoted.
-    promoted: bool,
+    pub(super) promoted: bool,
     /// What its server has on it then.
-    server: SourceFacts,
+    pub(super) server: SourceFacts,
     /// And what of another resource's: it is copied from the same source.
-    other: Option<(Identity, SourceFacts)>,
+    pub(super) other: Option<(Identity, SourceFacts)>,
     /// What it holds of its own.
-    held: Vec<String>,
+    pub(super) held: Vec<String>,
     /// It is written to between the last look at it and its end.
-    late: bool,
+    pub(super) late: bool,
     /// The pod of the Job that keeps this is gone before its answer is read.
-    silent: bool,
+    pub(super) silent: bool,
     /// Its server answers.
-    up: bool,
+    pub(super) up: bool,
     /// A server never becomes ready on the copy.
-    spoilt: bool,
-    free: u64,
-    secret: bool,
+    pub(super) spoilt: bool,
+    pub(super) free: u64,
+    pub(super) secret: bool,
+    /// Its StatefulSet is gone.
+    pub(super) missing: bool,
     /// How often its pod was replaced.
-    restarts: u32,
+    pub(super) restarts: u32,
 }
 
 #[derive(Clone)]
-struct Pair {
-    world: World,
-    target: Target,
-    withdrawn: Option<Finding>,
-    neighbours: Vec<Change>,
+pub(super) struct Pair {
+    pub(super) world: World,
+    pub(super) target: Target,
+    pub(super) withdrawn: Option<Finding>,
+    pub(super) neighbours: Vec<Change>,
 }
 
 fn stateful_set() -> StatefulSet {
@@ -78,7 +80,7 @@ fn stateful_set() -> StatefulSet {
 }
 
 impl Pair {
-    fn new(edit: impl FnOnce(&mut DatabaseReplicationSpec)) -> Self {
+    pub(super) fn new(edit: impl FnOnce(&mut DatabaseReplicationSpec)) -> Self {
         let mut world = World::new(1);
         world.edit(|spec| {
             spec.replicas = None;
@@ -106,6 +108,7 @@ impl Pair {
             spoilt: false,
             free: 10 * GIB,
             secret: false,
+            missing: false,
             restarts: 0,
         };
         let mut pair = Self { world, target, withdrawn: None, neighbours: vec![] };
@@ -114,24 +117,24 @@ impl Pair {
         pair
     }
 
-    fn proven(&self) -> bool {
+    pub(super) fn proven(&self) -> bool {
         self.world.resource.status.iter().flat_map(|status| &status.replicas).any(|entry| entry.proven_at.is_some())
     }
 
-    fn template(&mut self) -> &mut PodSpec {
+    pub(super) fn template(&mut self) -> &mut PodSpec {
         self.target.stateful_set.spec.as_mut().unwrap().template.spec.as_mut().unwrap()
     }
 
-    fn wants(&self) -> Option<Data> {
+    pub(super) fn wants(&self) -> Option<Data> {
         data_of(template_of(&self.target.stateful_set), &self.world.subject().names.identity)
     }
 
-    fn runs(&self) -> Option<Data> {
+    pub(super) fn runs(&self) -> Option<Data> {
         data_of(self.target.pod.as_ref()?.spec.as_ref(), &self.world.subject().names.identity)
     }
 
     /// What the init container and the server do.
-    fn start_pod(&mut self) {
+    pub(super) fn start_pod(&mut self) {
         let target = &mut self.target;
         let spec = target.stateful_set.spec.as_ref().unwrap().template.spec.clone();
         let data = data_of(spec.as_ref(), &self.world.subject().names.identity);
@@ -156,7 +159,7 @@ impl Pair {
         target.pod = Some(serde_json::from_value(json!({"metadata": meta, "spec": spec, "status": {"podIP": "10.0.0.9", "conditions": condition}})).unwrap());
     }
 
-    fn ready(&self) -> bool {
+    pub(super) fn ready(&self) -> bool {
         self.target.pod.as_ref().is_some_and(|pod| {
             pod.status
                 .as_ref()
@@ -164,14 +167,14 @@ impl Pair {
         })
     }
 
-    fn facts(&self) -> Facts<PostgreSql> {
+    pub(super) fn facts(&self) -> Facts<PostgreSql> {
         let subject = self.world.subject();
         let recorded = subject.target_status();
         let own = SourceFacts { system: "another".into(), data_directory: "/data/pgdata".into(), ..self.world.source.clone() };
         let directory = recorded.map_or(own.data_directory.as_str(), |recorded| recorded.data_directory.as_str());
         let asked = self.wants().is_none() && !recorded.is_some_and(|recorded| recorded.joined);
         let target = TargetFacts {
-            workload: Some(SourceWorkload { stateful_set: self.target.stateful_set.clone(), pod: self.target.pod.clone() }),
+            workload: (!self.target.missing).then(|| SourceWorkload { stateful_set: self.target.stateful_set.clone(), pod: self.target.pod.clone() }),
             administrator: Ok(Administrator { username: "postgres".into(), password: "secret".into(), username_key: None }),
             shape: Some(inspect(&self.target.stateful_set, None, 5432, directory)),
             server: match (asked, self.target.up && self.ready()) {
@@ -195,7 +198,7 @@ impl Pair {
             None => recorded.is_some_and(|recorded| recorded.joined),
         };
         let mut replicas = BTreeMap::new();
-        if as_replica && self.target.pod.is_some() {
+        if as_replica && self.target.pod.is_some() && !self.target.missing {
             let applied = self.world.source.position.clone();
             let streaming = !self.target.promoted && self.world.source.slots.iter().any(|slot| slot.number == 1);
             let summary =
@@ -207,7 +210,7 @@ impl Pair {
         Facts { target: Some(Box::new(target)), replicas, credentials: self.target.secret, withdrawn, neighbours, ..self.world.facts() }
     }
 
-    fn plan(&self) -> Plan<SourceStep> {
+    pub(super) fn plan(&self) -> Plan<SourceStep> {
         plan::<PostgreSql>(&self.world.subject(), &self.facts(), "understudy:dev")
     }
 
@@ -222,7 +225,7 @@ impl Pair {
         self.target.stateful_set.metadata.managed_fields = serde_json::from_value(json!([{"manager": manager, "fieldsV1": fields}])).unwrap();
     }
 
-    fn execute(&mut self, step: &Step<SourceStep>) {
+    pub(super) fn execute(&mut self, step: &Step<SourceStep>) {
         match step {
             Step::Change { side: "target", patch, .. } | Step::PutBack { side: "target", patch, .. } => self.patch(patch),
             Step::Disown(_) => self.target.stateful_set.metadata.managed_fields = None,
@@ -258,7 +261,7 @@ impl Pair {
     }
 
     /// What Kubernetes does by itself meanwhile.
-    fn pass_time(&mut self) {
+    pub(super) fn pass_time(&mut self) {
         let running: Vec<String> = self.world.own.jobs.iter().filter(|(_, job)| **job == Some(JobState::Running)).map(|(name, _)| name.clone()).collect();
         let measured = json!({"freeBytes": self.target.free, "usedBytes": 1, "writable": true}).to_string();
         self.world.pass_time();
@@ -288,6 +291,10 @@ impl Pair {
                 (self.target.staged, self.target.previous) = (false, false);
             }
         }
+        if self.target.stateful_set.spec.as_ref().unwrap().replicas == Some(0) {
+            self.target.pod = None;
+            return;
+        }
         let same = self.target.pod.as_ref().is_some_and(|pod| pod.spec.as_ref() == template_of(&self.target.stateful_set));
         if !same && (self.ready() || self.target.pod.is_none()) {
             self.start_pod();
@@ -295,7 +302,7 @@ impl Pair {
     }
 
     /// Reconciles until the copy is proven, and no further.
-    fn until_proven(&mut self) {
+    pub(super) fn until_proven(&mut self) {
         while !self.proven() {
             let plan = self.plan();
             self.world.write_status(&plan);
@@ -305,7 +312,7 @@ impl Pair {
     }
 
     /// Reconciles until nothing changes; the controller is killed after each of the given numbers of executed steps.
-    fn settle(&mut self, kills: &[usize]) -> Vec<String> {
+    pub(super) fn settle(&mut self, kills: &[usize]) -> Vec<String> {
         let (mut executed, mut told) = (0, Vec::new());
         for _ in 0..120 {
             let plan = self.plan();
@@ -331,7 +338,7 @@ impl Pair {
         panic!("does not settle; last: {:?}; status: {:?}", told.iter().rev().take(8).collect::<Vec<_>>(), self.world.resource.status);
     }
 
-    fn assert_replicates(&self) {
+    pub(super) fn assert_replicates(&self) {
         assert_eq!(self.world.phase(), Phase::Ready, "{:?}", self.world.condition(conditions::READY));
         let status = self.world.status();
         assert_eq!((status.replicas[0].name.as_str(), status.replicas[0].address.as_str()), ("reports-db", "reports.shop.svc"));
@@ -342,7 +349,7 @@ impl Pair {
     }
 
     /// Nothing of ours is left, on either side.
-    fn assert_left_alone(&self, start: &Self) {
+    pub(super) fn assert_left_alone(&self, start: &Self) {
         assert_eq!(self.target.stateful_set.metadata.managed_fields, None);
         assert_eq!(self.wants(), None);
         assert!(!self.target.staged && !self.target.previous && !self.target.secret && self.runs().is_none() && self.ready());
@@ -354,7 +361,7 @@ impl Pair {
     }
 }
 
-fn disable(pair: &mut Pair, deleted: bool) {
+pub(super) fn disable(pair: &mut Pair, deleted: bool) {
     if deleted {
         let now = pair.world.now;
         pair.world.resource.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));

@@ -140,8 +140,8 @@ impl Session for RedisSession {
     }
 
     async fn identities(&mut self) -> Result<BTreeSet<Identity>, SessionError> {
-        let users = answer::texts(&self.ask("looking for our users", &["ACL", "USERS"]).await?);
-        Ok(users.iter().filter_map(|user| Identity::of_role(user)).collect())
+        // Users are no data.
+        Ok(BTreeSet::new())
     }
 
     async fn measure(&mut self) -> Result<u64, SessionError> {

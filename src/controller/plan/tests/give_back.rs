@@ -1,0 +1,140 @@
+//! The way back of a target, when others interfere.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::takeover::{Pair, disable};
+use super::world::GIB;
+use crate::api::{ExistingData, Phase};
+use crate::controller::facts::JobState;
+use crate::controller::plan::{Step, conditions};
+use crate::engine::Finding;
+use crate::engine::postgresql::Step as SourceStep;
+
+/// Reconciles for a while.
+fn reconcile(pair: &mut Pair, times: usize) {
+    for _ in 0..times {
+        let plan = pair.plan();
+        pair.world.write_status(&plan);
+        plan.steps.iter().for_each(|step| pair.execute(step));
+        pair.pass_time();
+    }
+}
+
+#[test]
+fn what_a_target_held_comes_back_also_where_the_template_is_put_back_before_its_server_ever_answered() {
+    let start = Pair::new(|_| {});
+    for (restarted, deleted) in [(false, false), (true, false), (true, true)] {
+        let mut pair = start.clone();
+        pair.target.spoilt = true;
+        reconcile(&mut pair, 12);
+        assert!(pair.target.copy && pair.target.previous && !pair.world.status().target.as_ref().unwrap().joined);
+        pair.template().init_containers = None;
+        pair.target.stateful_set.metadata.managed_fields = None;
+        if restarted {
+            pair.start_pod();
+        }
+        disable(&mut pair, deleted);
+        pair.settle(&[]);
+        assert!(!pair.target.copy && !pair.target.promoted, "its own data is there again");
+        pair.assert_left_alone(&start);
+    }
+}
+
+#[test]
+fn a_target_that_is_scaled_to_zero_does_not_keep_the_source_from_being_cleaned() {
+    let start = Pair::new(|_| {});
+    // While the backup runs, before anything is proven, and afterwards.
+    for steps in [5, 9, 12, 60] {
+        for deleted in [false, true] {
+            let mut pair = start.clone();
+            pair.target.spoilt = steps == 12;
+            reconcile(&mut pair, steps);
+            pair.target.stateful_set.spec.as_mut().unwrap().replicas = Some(0);
+            pair.target.pod = None;
+            disable(&mut pair, deleted);
+            let told = pair.settle(&[]);
+            assert!(!pair.world.source.role_exists && pair.world.source.slots.is_empty() && !pair.world.source.hba_line_present, "{steps}: {told:?}");
+            assert_eq!((pair.world.exists, told.iter().any(|step| step.contains("TargetNotReturned"))), (!deleted, deleted), "{steps}: {told:?}");
+            if !deleted {
+                let (_, reason, message) = pair.world.condition(conditions::READY);
+                assert!(reason == "TargetUnreachable" && message.contains("has replicas: 0"), "{reason}: {message}");
+                pair.target.stateful_set.spec.as_mut().unwrap().replicas = Some(1);
+                pair.settle(&[]);
+                assert_eq!(pair.world.phase(), Phase::Standalone);
+                pair.assert_left_alone(&start);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_whose_stateful_set_is_gone_is_waited_for_and_keeps_the_copy_that_was_proven() {
+    let start = Pair::new(|_| {});
+    let mut pair = start.clone();
+    pair.until_proven();
+    (pair.target.missing, pair.world.reachable) = (true, false);
+    let mut deleted = pair.clone();
+    disable(&mut pair, false);
+    pair.settle(&[]);
+    (pair.target.missing, pair.world.reachable) = (false, true);
+    pair.settle(&[]);
+    assert!(pair.target.copy && pair.target.promoted && pair.world.phase() == Phase::Standalone);
+    pair.assert_left_alone(&start);
+
+    deleted.world.reachable = true;
+    disable(&mut deleted, true);
+    let told = deleted.settle(&[]);
+    assert!(told.iter().any(|step| step.contains("TargetNotReturned")), "{told:?}");
+    assert!(!deleted.world.exists && !deleted.world.source.role_exists);
+}
+
+#[test]
+fn what_a_target_held_waits_for_a_volume_and_says_so() {
+    let start = Pair::new(|spec| spec.target.as_mut().unwrap().existing_data = ExistingData::BackUpAndReplace);
+    let mut pair = start.clone();
+    pair.target.held = vec!["3 tables".into()];
+    pair.until_proven();
+    let mut failing = pair.clone();
+    disable(&mut failing, false);
+    // Somebody deletes the claim: another one is made.
+    let claim = pair.world.subject().names.backup_claim();
+    pair.world.own.claims.remove(&claim);
+    disable(&mut pair, false);
+    pair.settle(&[]);
+    assert!(pair.target.kept && pair.target.promoted && pair.world.status().kept.is_some());
+    // It is full: who can help is told, and it grows as soon as more is asked for.
+    let job = failing.world.subject().names.keep_job();
+    let why = "no space left".to_owned();
+    reconcile(&mut failing, 1);
+    failing.world.own.jobs.clear();
+    failing.world.own.jobs.insert(job, Some(JobState::Failed(why, Some(failing.world.now))));
+    failing.world.write_status(&failing.plan());
+    let (_, _, message) = failing.world.condition(conditions::READY);
+    assert!(message.contains("no space left") && message.contains("raise backup.volume.size") && message.contains(&format!("delete pvc {claim}")), "{message}");
+    failing.world.own.claims.get_mut(&claim).unwrap().bytes = Some(20 * GIB);
+    failing.world.edit(|spec| spec.backup.volume.size = Quantity("30Gi".into()));
+    let grows = |step: &Step<SourceStep>| matches!(step, Step::Grow { claim: found, .. } if *found == claim);
+    assert!(failing.plan().steps.iter().any(grows), "{:?}", failing.plan().steps);
+}
+
+#[test]
+fn a_consent_that_is_taken_back_during_the_backup_leaves_no_password() {
+    let start = Pair::new(|_| {});
+    let mut pair = start.clone();
+    while !pair.target.secret {
+        reconcile(&mut pair, 1);
+    }
+    let job = pair.world.subject().names.backup_job(1);
+    pair.world.own.jobs.insert(job.clone(), Some(JobState::Running));
+    pair.withdrawn = Some(Finding::new("NamespaceNotAllowed", "no", "ask"));
+    let plan = pair.plan();
+    pair.world.write_status(&plan);
+    assert_eq!(pair.world.condition(conditions::SOURCE_CONFIGURED).2, "what was changed on the source is being undone");
+    plan.steps.iter().for_each(|step| pair.execute(step));
+    assert!(!pair.target.secret && !matches!(pair.world.own.jobs.get(&job), Some(Some(_))), "{:?}", plan.steps);
+    pair.settle(&[]);
+    assert!(!pair.world.source.role_exists);
+    pair.withdrawn = None;
+    pair.settle(&[]);
+    pair.assert_replicates();
+}
