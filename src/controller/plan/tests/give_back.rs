@@ -99,6 +99,9 @@ fn what_a_target_held_waits_for_a_volume_and_says_so() {
     // Somebody deletes the claim: another one is made.
     let claim = pair.world.subject().names.backup_claim();
     pair.world.own.claims.remove(&claim);
+    pair.world.own.jobs.clear();
+    pair.target.kept = false;
+    assert!(pair.world.status().kept.is_none());
     disable(&mut pair, false);
     pair.settle(&[]);
     assert!(pair.target.kept && pair.target.promoted && pair.world.status().kept.is_some());
