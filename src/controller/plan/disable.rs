@@ -105,7 +105,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     }
 
     if let Returned::Silent(why) = returned
-        && let Some(plan) = silent::<E>(subject, &mut draft, &why, waited)
+        && let Some(plan) = silent::<E>(subject, facts, &mut draft, &why, waited)
     {
         return plan;
     }
@@ -120,14 +120,14 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
 }
 
 /// A target that does not answer is waited for; none once that is given up, which is told.
-fn silent<E: Engine>(subject: &Subject, draft: &mut Draft<E::Step>, why: &str, waited: Option<Duration>) -> Option<Plan<E::Step>> {
+fn silent<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, why: &str, waited: Option<Duration>) -> Option<Plan<E::Step>> {
     if waited.is_none_or(|waited| waited < again::ABANDON) {
         let rest = if subject.deleting() { format!("; given up after {} s", again::ABANDON.as_secs()) } else { String::new() };
         let message = format!("the source is as it was; the target becomes a stand-alone database as soon as it answers{rest}. {why}");
         draft.ready(false, !subject.deleting(), "TargetUnreachable", message);
         return Some(draft.clone().finish(again::BLOCKED));
     }
-    draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", give_back::by_hand::<E, _>(subject, draft)) });
+    draft.steps.push(Step::Tell { warning: true, reason: "TargetNotReturned", note: format!("{why}. {}", give_back::by_hand::<E>(subject, facts, draft)) });
     None
 }
 

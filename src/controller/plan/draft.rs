@@ -94,13 +94,17 @@ impl<S> Draft<S> {
         self.status.phase = Some(Phase::Blocked);
     }
 
-    /// Hands off. `undoing` tells that an enabling has begun to be undone: its record is the phase.
+    /// Hands off. That an enabling has begun to be undone has the phase as its record; that the owner of the source agrees no longer, a condition.
     #[must_use]
-    pub fn suspended(mut self, undoing: bool) -> Plan<S> {
+    pub fn suspended(mut self, subject: &Subject) -> Plan<S> {
+        let before = subject.resource.status.iter().flat_map(|status| &status.conditions);
+        self.status
+            .conditions
+            .extend(before.filter(|condition| condition.type_ == conditions::SOURCE_CONFIGURED && condition.reason == "ConsentWithdrawn").cloned());
         self.set(conditions::READY, false, "Suspended", "suspend is true: what runs goes on running, and nothing is created, changed or removed");
         self.set(conditions::RECONCILING, false, "Suspended", "");
         self.set(conditions::STALLED, false, "Suspended", "");
-        self.status.phase = Some(if undoing { Phase::Disabling } else { Phase::Suspended });
+        self.status.phase = Some(if subject.undoing() { Phase::Disabling } else { Phase::Suspended });
         self.finish(again::IDLE)
     }
 

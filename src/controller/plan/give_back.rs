@@ -18,8 +18,21 @@ pub enum Returned {
     Silent(String),
 }
 
-/// Plans to make the target a database of its own again: with the copy where that was proven, otherwise with the data that it held before.
+/// Plans to make the target a database of its own again: with the copy where that was proven, otherwise with the data that it held before. Who deletes the
+/// resource is not kept waiting for ever by a target that has no pod, or whose change is refused; that is given up before the source is.
 pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, image: &str) -> Returned {
+    let before = draft.clone();
+    match (next(subject, facts, draft, image), hopeless(facts)) {
+        (Returned::Waits(why), Some(refused)) if subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 2) => {
+            *draft = before;
+            Returned::Silent(format!("{why}: {refused}"))
+        }
+        (returned, _) => returned,
+    }
+}
+
+/// The next step on the way back.
+fn next<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, image: &str) -> Returned {
     let (Some(target), Some(database), Some(recorded)) = (&facts.target, subject.target_database(), draft.status.target.clone()) else { return Returned::Done };
     if recorded.returned {
         return Returned::Done;
@@ -41,9 +54,8 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     if work_ends(subject, facts, draft) {
         return waits("waits for the end of the Jobs that work on its volume");
     }
-    if !found.has_one_pod() {
-        let replicas = found.stateful_set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
-        return silent(format!("its StatefulSet has replicas: {replicas}"));
+    if found.stateful_set.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
+        return silent("its StatefulSet has replicas: 0".to_owned());
     }
     let (asked, runs) = (target.wants(&names.identity), target.runs(&names.identity));
     if let Some(step) = stuck(subject, facts, target, asked) {
@@ -122,6 +134,12 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
         recorded.returned = true;
     }
     Returned::Done
+}
+
+/// Why nothing that is planned for the target will come about; none where it only takes its time.
+fn hopeless<E: Engine>(facts: &Facts<E>) -> Option<String> {
+    let found = facts.target.as_ref()?.workload.as_ref()?;
+    facts.failure.clone().or_else(|| found.pod.is_none().then(|| "it has no pod".to_owned()))
 }
 
 /// Plans to end the Jobs that work on the target's volume: what is being restored is no longer wanted. Gives whether any is left.
@@ -272,16 +290,20 @@ fn exchanged<S>(draft: &Draft<S>) -> bool {
 
 /// What is said of a target that could not be given back.
 #[must_use]
-pub fn by_hand<E: Engine, S>(subject: &Subject, draft: &Draft<S>) -> String {
+pub fn by_hand<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::Step>) -> String {
     let (Some(database), Some(recorded)) = (subject.target_database(), &draft.status.target) else { return String::new() };
-    let identity = &subject.names.identity;
-    if !exchanged(draft) {
-        return format!("It was not touched, but that a directory .understudy-{} may be left on its volume", identity.word());
+    let (name, identity) = (database.stateful_set, &subject.names.identity);
+    match facts.target.as_ref().and_then(|target| target.wants(identity)) {
+        None if !exchanged(draft) => format!("It was not touched, but that a directory .understudy-{} may be left on its volume", identity.word()),
+        Some(Data::Previous) => format!(
+            "StatefulSet {name} keeps the init container understudy-swap, which puts the data back that it held before when its pod starts. By hand: once it has run, take that init container out of the StatefulSet"
+        ),
+        _ => {
+            let previous = if recorded.cleared { "" } else { " (docs/development/swap.md tells how to get back what it held before)" };
+            let promote = E::promote_by_hand(identity, &recorded.data_directory);
+            format!(
+                "StatefulSet {name} keeps the init container understudy-swap, and its server goes on as a replica{previous}. By hand: {promote}. Then take that init container out of the StatefulSet"
+            )
+        }
     }
-    let previous = if recorded.cleared { "" } else { " (docs/development/swap.md tells how to get back what it held before)" };
-    format!(
-        "StatefulSet {} keeps the init container understudy-swap, and its server goes on as a replica{previous}. By hand: {}. Then take that init container out of the StatefulSet",
-        database.stateful_set,
-        E::promote_by_hand(identity, &recorded.data_directory)
-    )
 }

@@ -242,7 +242,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, image: &str) -> Plan
     let draft = Draft::new(subject, facts);
     // Hands off means just that; but who deletes the resource wants it gone.
     if subject.resource.spec.suspend && !subject.deleting() {
-        draft.suspended(subject.undoing())
+        draft.suspended(subject)
     } else if subject.disabling() {
         disable::plan::<E>(subject, facts, draft, image)
     } else {

@@ -1,14 +1,16 @@
 //! The way back of a target, when others interfere.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::takeover::{Pair, disable};
 use super::world::GIB;
 use crate::api::{ExistingData, Phase};
 use crate::controller::facts::JobState;
-use crate::controller::plan::{Step, conditions};
+use crate::controller::plan::{Step, conditions, plan};
 use crate::engine::Finding;
-use crate::engine::postgresql::Step as SourceStep;
+use crate::engine::postgresql::{PostgreSql, Step as SourceStep};
 
 /// Reconciles for a while.
 fn reconcile(pair: &mut Pair, times: usize) {
@@ -137,7 +139,50 @@ fn a_consent_that_is_taken_back_during_the_backup_leaves_no_password() {
     assert!(!pair.target.secret && !matches!(pair.world.own.jobs.get(&job), Some(Some(_))), "{:?}", plan.steps);
     pair.settle(&[]);
     assert!(!pair.world.source.role_exists);
+    // Others look at it: suspended it still says so.
+    pair.world.edit(|spec| spec.suspend = true);
+    pair.settle(&[]);
+    assert_eq!((pair.world.phase(), pair.world.condition(conditions::SOURCE_CONFIGURED).1.as_str()), (Phase::Suspended, "ConsentWithdrawn"));
+    pair.world.edit(|spec| spec.suspend = false);
     pair.withdrawn = None;
     pair.settle(&[]);
     pair.assert_replicates();
+}
+
+#[test]
+fn a_target_that_nothing_can_be_done_with_is_given_up_when_the_resource_is_deleted() {
+    let start = Pair::new(|_| {});
+    // Its StatefulSet may not be changed, or there is no pod of it although it asks for one.
+    for refused in [true, false] {
+        let mut pair = start.clone();
+        pair.target.spoilt = true;
+        reconcile(&mut pair, 12);
+        assert!(pair.target.copy && !pair.proven());
+        disable(&mut pair, true);
+        let mut told = Vec::new();
+        for _ in 0..60 {
+            let mut facts = pair.facts();
+            facts.failure = refused.then(|| "change the StatefulSet: denied".to_owned());
+            if !refused {
+                facts.target.as_mut().unwrap().workload.as_mut().unwrap().pod = None;
+                facts.replicas.clear();
+            }
+            let plan = plan::<PostgreSql>(&pair.world.subject(), &facts, "understudy:dev");
+            pair.world.write_status(&plan);
+            for step in &plan.steps {
+                told.push(step.to_string());
+                let of_target = matches!(step, Step::Change { side: "target", .. } | Step::PutBack { side: "target", .. } | Step::Recreate { .. });
+                if !(refused && of_target) {
+                    pair.execute(step);
+                }
+            }
+            if !pair.world.exists {
+                break;
+            }
+            pair.world.now += Duration::from_secs(10);
+            pair.world.pass_time();
+        }
+        assert!(!pair.world.exists && !pair.world.source.role_exists, "{refused}: {told:?}");
+        assert!(told.iter().any(|step| step.contains("TargetNotReturned")), "{told:?}");
+    }
 }
