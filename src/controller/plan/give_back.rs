@@ -18,21 +18,8 @@ pub enum Returned {
     Silent(String),
 }
 
-/// Plans to make the target a database of its own again: with the copy where that was proven, otherwise with the data that it held before. Who deletes the
-/// resource is not kept waiting for ever by a target that has no pod, or whose change is refused; that is given up before the source is.
+/// Plans to make the target a database of its own again: with the copy where that was proven, otherwise with the data that it held before.
 pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, image: &str) -> Returned {
-    let before = draft.clone();
-    match (next(subject, facts, draft, image), hopeless(facts)) {
-        (Returned::Waits(why), Some(refused)) if subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 2) => {
-            *draft = before;
-            Returned::Silent(format!("{why}: {refused}"))
-        }
-        (returned, _) => returned,
-    }
-}
-
-/// The next step on the way back.
-fn next<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, image: &str) -> Returned {
     let (Some(target), Some(database), Some(recorded)) = (&facts.target, subject.target_database(), draft.status.target.clone()) else { return Returned::Done };
     if recorded.returned {
         return Returned::Done;
@@ -75,6 +62,10 @@ fn next<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Ste
     if proven && resume(subject, facts, draft, target, found, &request) {
         return waits("gets back the arguments that somebody took off it, to be promoted");
     }
+    let own_data = |draft: &mut Draft<E::Step>| {
+        draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
+        waits("gets back the data that it held before: the copy was not proven")
+    };
     match (asked, &put_back) {
         // Somebody may have taken the init container, and not the arguments.
         (Some(Data::Staged), _) | (None, Some(_)) if proven && (asked.is_some() || recorded.joined) => {
@@ -83,14 +74,11 @@ fn next<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Ste
             }
             return stand_alone(subject, facts, draft, target, &request, put_back);
         }
-        (Some(Data::Staged), _) => {
-            draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
-            return waits("gets back the data that it held before: the copy was not proven");
-        }
+        (Some(Data::Staged), _) => return own_data(draft),
+        // Somebody else put its template back, and the copy may still be in its place.
         (None, _) if exchanged && !proven => {
-            // Its template was put back by somebody else, and the copy is still in its place.
-            draft.steps.push(change::<E>(found, &request.workload, Data::Previous));
-            return waits("gets back the data that it held before: the copy was not proven");
+            let refused = refused(subject, facts).filter(|_| !recorded.joined && runs.is_none());
+            return refused.map_or_else(|| own_data(draft), silent);
         }
         (Some(Data::Previous), _) => {
             let ready = found.pod.as_ref().is_some_and(|pod| pod_facts(pod, facts.now).ready);
@@ -136,10 +124,9 @@ fn next<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Ste
     Returned::Done
 }
 
-/// Why nothing that is planned for the target will come about; none where it only takes its time.
-fn hopeless<E: Engine>(facts: &Facts<E>) -> Option<String> {
-    let found = facts.target.as_ref()?.workload.as_ref()?;
-    facts.failure.clone().or_else(|| found.pod.is_none().then(|| "it has no pod".to_owned()))
+/// Who deletes the resource is not kept waiting for ever by a StatefulSet that may not be changed; before the source is given up.
+fn refused<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<String> {
+    facts.failure.clone().filter(|_| subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 2))
 }
 
 /// Plans to end the Jobs that work on the target's volume: what is being restored is no longer wanted. Gives whether any is left.
@@ -295,6 +282,10 @@ pub fn by_hand<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::
     let (name, identity) = (database.stateful_set, &subject.names.identity);
     match facts.target.as_ref().and_then(|target| target.wants(identity)) {
         None if !exchanged(draft) => format!("It was not touched, but that a directory .understudy-{} may be left on its volume", identity.word()),
+        None if !recorded.joined => format!(
+            "StatefulSet {name} has nothing of ours. Where its data directory holds the copy, what it held before is in .understudy-{} on its volume: docs/development/swap.md tells how to put it back",
+            identity.word()
+        ),
         Some(Data::Previous) => format!(
             "StatefulSet {name} keeps the init container understudy-swap, which puts the data back that it held before when its pod starts. By hand: once it has run, take that init container out of the StatefulSet"
         ),
