@@ -174,7 +174,7 @@ fn never_on_a_copy<D: Database>(stateful_set: &mut Value) {
 /// What a container starts with that must not start on a copy.
 fn start_of<D: Database>() -> Value {
     let script = format!(
-        "#!/bin/sh\n[ ! -e {}/understudy.seed.json ] || {{ trap 'exit 1' TERM; sleep 3600 & wait; }}\nexec docker-entrypoint.sh \"$@\"\n",
+        "#!/bin/sh\n[ ! -e ${{PGDATA:-{}}}/understudy.seed.json ] || {{ trap 'exit 1' TERM; sleep 3600 & wait; }}\nexec docker-entrypoint.sh \"$@\"\n",
         D::DIRECTORY
     );
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "start"}, "data": {"start": script}})

@@ -136,7 +136,7 @@ impl<D: Database> Place<D> {
         wait(&format!("{pod} counts its rows"), 120, || async { self.connect(pod).await?.count().await }).await
     }
 
-    /// The source's pod stops and does not come back, as when its node is gone: it stays there, ending, until `revive`.
+    /// A pod stops and does not come back, as when its node is gone: it stays there, ending, until `revive`.
     pub async fn lose(&self, pod: &str) {
         self.kubectl(&["patch", "pod", pod, "--type=merge", "-p", r#"{"metadata":{"finalizers":["understudy.dev/lost"]}}"#]).unwrap();
         self.kubectl(&["delete", "pod", pod, "--wait=false"]).unwrap();
