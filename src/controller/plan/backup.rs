@@ -111,8 +111,7 @@ pub fn plan<E: Engine>(
     };
     draft.status.backup = Some(backup);
     if let Some(message) = message {
-        let trouble = facts.own.pods.iter().find(|pod| pod.component == "backup" && !pod.ended).and_then(|pod| pod.trouble.clone());
-        let message = trouble.map_or(message.clone(), |trouble| format!("{message} ({trouble})"));
+        let message = pod_trouble(facts, "backup").map_or(message.clone(), |trouble| format!("{message} ({trouble})"));
         draft.set(conditions::BACKUP_TAKEN, false, reason, message);
     }
     state
@@ -122,7 +121,19 @@ pub fn plan<E: Engine>(
 pub fn trouble<E: Engine>(facts: &Facts<E>, component: &str, job: &str) -> Option<String> {
     match facts.own.jobs.get(job) {
         Some(Some(JobState::Failed(why, _))) => Some(format!("Job {job} failed: {why}")),
-        _ => facts.own.pods.iter().find(|pod| pod.component == component && !pod.ended).and_then(|pod| pod.trouble.clone()),
+        _ => pod_trouble(facts, component),
+    }
+}
+
+/// What keeps the pod of a Job of ours from running.
+fn pod_trouble<E: Engine>(facts: &Facts<E>, component: &str) -> Option<String> {
+    facts.own.pods.iter().find(|pod| pod.component == component && !pod.ended).and_then(|pod| pod.trouble.clone())
+}
+
+/// Plans the claim of the backup volume, where there is none, or somebody has deleted it.
+pub fn claim<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>) {
+    if !facts.own.claims.contains_key(&subject.names.backup_claim()) {
+        draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(&subject.names, &subject.resource.spec.backup.volume)))));
     }
 }
 
@@ -231,9 +242,7 @@ fn apply<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
     let names = &subject.names;
     let spec = &subject.resource.spec;
     let Ok(administrator) = &facts.administrator else { return };
-    if !facts.own.claims.contains_key(&names.backup_claim()) {
-        draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(names, &spec.backup.volume)))));
-    }
+    claim(subject, facts, draft);
     if facts.target.is_none() && !facts.own.services.contains_key(&names.primary()) {
         draft.steps.push(Step::Apply(Object::Service(Box::new(build_primary_service(names, &subject.owner, subject.source(), facts.leader(), subject.port)))));
     }

@@ -12,8 +12,8 @@ use crate::api::{ExistingData, KeptStatus, Phase, TargetStatus};
 use crate::controller::facts::{JobState, Server, SourceWorkload, TargetFacts, pod_facts};
 use crate::engine::{Engine, Finding, Held, SourceSummary};
 use crate::resources::{
-    Data, JobRequest, Workload, build_backup_claim, build_discard_job, build_keep_job, build_measure_job, build_staging_job, build_target_change,
-    container_with, format_bytes, template_of,
+    Data, JobRequest, Workload, build_discard_job, build_keep_job, build_measure_job, build_staging_job, build_target_change, container_with, format_bytes,
+    template_of,
 };
 
 /// The target's number among the replicas of its source.
@@ -243,10 +243,7 @@ pub(super) fn change<E: Engine>(found: &SourceWorkload, workload: &Workload<'_>,
 pub(super) fn kept<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::Step>, request: &JobRequest<'_>) -> bool {
     let Some(recorded) = draft.status.target.as_ref().filter(|recorded| !recorded.cleared && draft.status.kept.is_none()) else { return true };
     let job = build_keep_job(request, &recorded.version, !recorded.keeps);
-    if !facts.own.claims.contains_key(&subject.names.backup_claim()) {
-        // Somebody deleted it.
-        draft.steps.push(Step::Apply(Object::Claim(Box::new(build_backup_claim(&subject.names, &subject.resource.spec.backup.volume)))));
-    }
+    backup::claim(subject, facts, draft);
     let Some(message) = done(subject, facts, draft, job) else { return false };
     let mut kept = match serde_json::from_str::<Option<KeptStatus>>(&message) {
         Ok(Some(kept)) => kept,

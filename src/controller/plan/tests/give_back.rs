@@ -12,23 +12,13 @@ use crate::controller::plan::{Step, conditions, plan};
 use crate::engine::Finding;
 use crate::engine::postgresql::{PostgreSql, Step as SourceStep};
 
-/// Reconciles for a while.
-fn reconcile(pair: &mut Pair, times: usize) {
-    for _ in 0..times {
-        let plan = pair.plan();
-        pair.world.write_status(&plan);
-        plan.steps.iter().for_each(|step| pair.execute(step));
-        pair.pass_time();
-    }
-}
-
 #[test]
 fn what_a_target_held_comes_back_also_where_the_template_is_put_back_before_its_server_ever_answered() {
     let start = Pair::new(|_| {});
     for (restarted, deleted) in [(false, false), (true, false), (true, true)] {
         let mut pair = start.clone();
         pair.target.spoilt = true;
-        reconcile(&mut pair, 12);
+        pair.reconcile(12);
         assert!(pair.target.copy && pair.target.previous && !pair.world.status().target.as_ref().unwrap().joined);
         pair.template().init_containers = None;
         pair.target.stateful_set.metadata.managed_fields = None;
@@ -50,7 +40,7 @@ fn a_target_that_is_scaled_to_zero_does_not_keep_the_source_from_being_cleaned()
         for deleted in [false, true] {
             let mut pair = start.clone();
             pair.target.spoilt = steps == 12;
-            reconcile(&mut pair, steps);
+            pair.reconcile(steps);
             pair.target.stateful_set.spec.as_mut().unwrap().replicas = Some(0);
             pair.target.pod = None;
             disable(&mut pair, deleted);
@@ -110,7 +100,7 @@ fn what_a_target_held_waits_for_a_volume_and_says_so() {
     // It is full: who can help is told, and it grows as soon as more is asked for.
     let job = failing.world.subject().names.keep_job();
     let why = "no space left".to_owned();
-    reconcile(&mut failing, 1);
+    failing.reconcile(1);
     failing.world.own.jobs.clear();
     failing.world.own.jobs.insert(job, Some(JobState::Failed(why, Some(failing.world.now))));
     failing.world.write_status(&failing.plan());
@@ -127,7 +117,7 @@ fn a_consent_that_is_taken_back_during_the_backup_leaves_no_password() {
     let start = Pair::new(|_| {});
     let mut pair = start.clone();
     while !pair.target.secret {
-        reconcile(&mut pair, 1);
+        pair.reconcile(1);
     }
     let job = pair.world.subject().names.backup_job(1);
     pair.world.own.jobs.insert(job.clone(), Some(JobState::Running));

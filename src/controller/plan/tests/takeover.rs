@@ -305,13 +305,20 @@ impl Pair {
         }
     }
 
-    /// Reconciles until the copy is proven, and no further.
-    pub(super) fn until_proven(&mut self) {
-        while !self.proven() {
+    /// Reconciles so many times.
+    pub(super) fn reconcile(&mut self, times: usize) {
+        for _ in 0..times {
             let plan = self.plan();
             self.world.write_status(&plan);
             plan.steps.iter().for_each(|step| self.execute(step));
             self.pass_time();
+        }
+    }
+
+    /// Reconciles until the copy is proven, and no further.
+    pub(super) fn until_proven(&mut self) {
+        while !self.proven() {
+            self.reconcile(1);
         }
     }
 
@@ -406,10 +413,7 @@ fn a_copy_that_was_not_proven_makes_room_for_what_was_there_before() {
             if pair.proven() {
                 return assert!(steps > 5, "it had its time to be undone in");
             }
-            let plan = pair.plan();
-            pair.world.write_status(&plan);
-            plan.steps.iter().for_each(|step| pair.execute(step));
-            pair.pass_time();
+            pair.reconcile(1);
         }
         if pair.proven() {
             continue;
@@ -429,12 +433,7 @@ fn a_server_that_never_starts_on_the_copy_gets_its_own_data_back() {
     let start = Pair::new(|_| {});
     let mut pair = start.clone();
     pair.target.spoilt = true;
-    for _ in 0..12 {
-        let plan = pair.plan();
-        pair.world.write_status(&plan);
-        plan.steps.iter().for_each(|step| pair.execute(step));
-        pair.pass_time();
-    }
+    pair.reconcile(12);
     assert!(pair.target.copy && pair.target.previous && !pair.ready());
     assert_eq!(pair.world.condition(conditions::READY).1, "ReplicaStarting");
     disable(&mut pair, false);
@@ -449,10 +448,7 @@ fn a_server_that_never_starts_on_the_copy_gets_its_own_data_back() {
 fn data_that_appears_while_the_copy_is_made_is_not_replaced() {
     let mut pair = Pair::new(|_| {});
     while !pair.target.staged {
-        let plan = pair.plan();
-        pair.world.write_status(&plan);
-        plan.steps.iter().for_each(|step| pair.execute(step));
-        pair.pass_time();
+        pair.reconcile(1);
     }
     pair.target.held = vec!["3 tables".into()];
     pair.settle(&[]);
@@ -467,12 +463,7 @@ fn data_that_appears_while_the_copy_is_made_is_not_replaced() {
 fn a_volume_without_room_is_left_alone_and_measured_again() {
     let mut pair = Pair::new(|_| {});
     pair.target.free = GIB;
-    for _ in 0..4 {
-        let plan = pair.plan();
-        pair.world.write_status(&plan);
-        plan.steps.iter().for_each(|step| pair.execute(step));
-        pair.pass_time();
-    }
+    pair.reconcile(4);
     let (_, reason, message) = pair.world.condition(conditions::READY);
     assert_eq!(reason, "TargetVolumeTooSmall");
     assert!(message.contains("1.0 GiB free") && message.contains("2.0 GiB are needed"), "{message}");
