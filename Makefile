@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 TARGET := x86_64-unknown-linux-gnu
+BINARY := target/$(TARGET)/release/understudy
 CLUSTER_COMMAND := deploy/local/cluster
 # CLUSTER=current: the cluster of the current kubectl context, instead of a throw-away one.
 export CLUSTER ?= local
@@ -30,7 +31,7 @@ cluster-shell: ## a shell in the cluster's network, with kubectl, helm and db (p
 .PHONY: image
 image: ## build the operator's static binary and import it as an image
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TARGET)
-	@$(CLUSTER_COMMAND) load target/$(TARGET)/release/understudy
+	@$(CLUSTER_COMMAND) load $(BINARY)
 
 # IMAGE=repository:tag: an image that your cluster can pull, in place of the one built here.
 .PHONY: install
@@ -66,7 +67,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	root=$$($(CLUSTER_COMMAND) root mongodb) && UNDERSTUDY_TEST_MONGODB_ROOT=$$root cargo test --locked --test mongodb -- --test-threads=3
 	root=$$(tests/mysql-root) && UNDERSTUDY_TEST_MYSQL_ROOT=$$root cargo test --locked --test mysql -- --test-threads=3
 	$(CLUSTER_TESTS) --test cluster -- --test-threads=6
-	$(CLUSTER_TESTS) --test killed -- --test-threads=1
+	UNDERSTUDY_BINARY=$(CURDIR)/$(BINARY) $(CLUSTER_TESTS) --test killed -- --test-threads=2
 	deploy/local/test.sh
 
 # SIZE=megabytes, RUNS=times.

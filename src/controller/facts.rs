@@ -63,6 +63,8 @@ pub enum Server<F> {
     Unreachable(String),
     /// It answered that this login will not do.
     Refused(String),
+    /// What answers is a server of another engine; in words.
+    OtherEngine(String),
     /// Its facts.
     Up(F),
 }

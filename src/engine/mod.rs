@@ -30,6 +30,7 @@ macro_rules! with_engine {
 pub(crate) use with_engine;
 
 mod endpoint;
+mod hello;
 pub mod mongodb;
 pub mod mysql;
 mod position;
@@ -39,6 +40,7 @@ pub mod redis;
 mod user_data;
 
 pub use endpoint::{Endpoint, Key};
+pub use hello::other_engine;
 pub use position::{Lag, Position, TransactionSet};
 pub use progress::Progress;
 
@@ -278,6 +280,12 @@ pub trait Engine: Send + Sync + 'static {
     const COUNTS_LATE: bool;
     /// A restore runs the database's own programs, and so in the database's image; otherwise it copies and writes files, in ours.
     const RESTORE_NEEDS_DATABASE: bool;
+
+    /// What a client says first; empty where the server does.
+    const HELLO: &'static [u8];
+
+    /// Whether this is how a server of this engine answers [`Engine::HELLO`], whoever asks.
+    fn greets(answer: &[u8]) -> bool;
 
     /// What the controller needs of a source's facts.
     fn summary(facts: &Self::SourceFacts) -> SourceSummary;

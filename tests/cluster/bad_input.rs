@@ -254,21 +254,21 @@ async fn a_server_with_unfit_settings_or_without_an_open_port_is_waited_for<D: D
 async fn a_source_that_may_not_restart_is_left_alone_until_it_may() {
     let shop = Place::<MongoDb>::with_source("understudy-never").await;
     let before = shop.snapshot("orders-db-0").await;
-    let pod = shop.uid("orders-db-0").unwrap();
+    let pod = shop.uid("orders-db-0").await.unwrap();
     let mut resource = replication_of::<MongoDb>("orders", "orders-db");
     resource["spec"]["source"]["restart"] = json!("Never");
     shop.apply(&resource).unwrap();
     blocked(&shop, "orders", "RestartNotAllowed", &["--replSet understudy_", "source.restart is Never", "set source.restart to Allow"]).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
-    assert_eq!(shop.uid("orders-db-0").unwrap(), pod);
+    assert_eq!(shop.uid("orders-db-0").await.unwrap(), pod);
     shop.edit("orders", json!({"source": {"restart": "Allow"}})).await;
     shop.replicating("orders", 240).await;
 
     // On the way back too.
-    let pod = shop.uid("orders-db-0").unwrap();
+    let pod = shop.uid("orders-db-0").await.unwrap();
     shop.edit("orders", json!({"enabled": false, "source": {"restart": "Never"}})).await;
     shop.reason("orders", "RestartNotAllowed", 180).await;
-    assert_eq!(shop.uid("orders-db-0").unwrap(), pod);
+    assert_eq!(shop.uid("orders-db-0").await.unwrap(), pod);
     shop.edit("orders", json!({"source": {"restart": "Allow"}})).await;
     shop.phase("orders", Phase::Standalone, 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);

@@ -4,13 +4,13 @@ use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 use understudy::api::Phase;
 
-use crate::databases::for_engines;
+use crate::databases::{PostgreSql, Redis, Standby, arguments, for_engines};
 use crate::support::{ALLOWED, Database, OTHER_PASSWORD, PASSWORD, Place, applications, audit_mark, replication_between, requests_since};
 
 for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
     a_target_is_looked_at_once_the_owner_of_the_source_agrees,
     a_target_with_data_or_without_room_is_left_alone,
-    a_target_that_is_missing_has_no_or_several_pods_or_another_password_is_waited_for
+    whatever_is_wrong_with_a_target_is_said_and_waited_for
 );
 
 /// A rehearsal in the place of the target.
@@ -128,39 +128,93 @@ async fn a_target_with_data_or_without_room_is_left_alone<D: Database>() {
     sales.remove().await;
 }
 
-async fn a_target_that_is_missing_has_no_or_several_pods_or_another_password_is_waited_for<D: Database>() {
+/// A rehearsal of another name.
+fn another<D: Database>(name: &str, source: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut resource = rehearsal::<D>(source, |spec| {
+        spec["environment"] = json!({});
+        change(spec);
+    });
+    resource["metadata"]["name"] = json!(name);
+    resource
+}
+
+async fn whatever_is_wrong_with_a_target_is_said_and_waited_for<D: Standby>() {
     let sales = Place::<D>::with_source(&format!("understudy-targets-sales-{}", D::NAME)).await;
     sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
     let sold = sales.snapshot("orders-db-0").await;
     let reports = Place::<D>::new(&format!("understudy-targets-{}", D::NAME)).await;
-    let blocked = async |reason: &str, words: &[&str]| {
-        let message = reports.reason("orders", reason, 120).await;
+    let blocked = async |name: &str, reason: &str, words: &[&str]| {
+        let message = reports.reason(name, reason, 120).await;
         assert!(words.iter().chain(&["What to do: "]).all(|word| message.contains(word)), "{words:?}: {message}");
-        reports.phase("orders", Phase::Blocked, 5).await;
+        reports.phase(name, Phase::Blocked, 5).await;
     };
+    let with = |settings: &[&str]| {
+        let mut object = D::stateful_set("reports-db");
+        let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+        // A pod that is never ready would not be replaced by a mended one.
+        container.as_object_mut().unwrap().remove("readinessProbe");
+        arguments(container).extend(settings.iter().copied().map(Value::from));
+        object
+    };
+    let looking = |name: &str, change: &dyn Fn(&mut Value)| reports.apply(&another::<D>(name, &sales.namespace, change)).unwrap();
+
+    // Its StatefulSet and its server.
     reports.secret("reports-db", D::secret(OTHER_PASSWORD));
-    reports.apply(&rehearsal::<D>(&sales.namespace, |spec| spec["environment"] = json!({}))).unwrap();
-    blocked("TargetNotFound", &["there is no StatefulSet reports-db in namespace", "target.statefulSetRef"]).await;
-    reports.source("reports-db", |object| object["spec"]["replicas"] = json!(2)).await;
-    blocked("TargetHasSeveralPods", &["replicas: 2", "scale it to one pod"]).await;
-    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
-    blocked("TargetScaledToZero", &["kubectl scale statefulset reports-db --replicas=1"]).await;
-    // The Secret of a Redis is its configuration, too: another one has the password that is out of date.
-    reports.secret("outdated", json!({"username": D::USER, "password": "of-last-year"}));
-    reports.kubectl(&["delete", "dbrep", "orders"]).unwrap();
-    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
-    reports.source_ready("reports-db").await;
-    let outdated = json!({"secretRef": {"name": "outdated"}});
+    looking("orders", &|_| {});
+    blocked("orders", "TargetNotFound", &["there is no StatefulSet reports-db in namespace", "target.statefulSetRef"]).await;
     reports
-        .apply(&rehearsal::<D>(&sales.namespace, |spec| {
-            spec["environment"] = json!({});
-            spec["target"]["credentials"] = outdated;
-        }))
-        .unwrap();
-    blocked("CredentialsRefused", &["correct the Secret outdated (target.credentials)"]).await;
-    let before = reports.snapshot("reports-db-0").await;
-    reports.secret("outdated", json!({"username": D::USER, "password": OTHER_PASSWORD}));
+        .source("reports-db", |object| {
+            *object = with(D::LESS);
+            object["spec"]["replicas"] = json!(2);
+        })
+        .await;
+    blocked("orders", "TargetHasSeveralPods", &["replicas: 2", "scale it to one pod"]).await;
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=0"]).unwrap();
+    blocked("orders", "TargetScaledToZero", &["kubectl scale statefulset reports-db --replicas=1"]).await;
+    reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
+    let (reason, words) = D::LESS_SAYS.split_first().unwrap();
+    blocked("orders", reason, words).await;
+    reports.apply(&with(D::DEAF)).unwrap();
+    blocked("orders", "TargetUnreachable", &["the target does not answer", &format!(":{}", D::PORT), "see that pod reports-db-0 runs"]).await;
+    reports.apply(&with(&[])).unwrap();
     reports.phase("orders", Phase::DryRun, 120).await;
+    let before = reports.snapshot("reports-db-0").await;
+
+    // What the resource names besides. A server of another engine is told from one that is not there; the Secret of a Redis is its configuration, too.
+    let (other, secret, mut stateful_set) = match D::ENGINE {
+        "Redis" => ("PostgreSQL", PostgreSql::secret(PASSWORD), PostgreSql::stateful_set("other-db")),
+        _ => ("Redis", Redis::secret(PASSWORD), Redis::stateful_set("other-db")),
+    };
+    reports.secret("other-db", secret);
+    reports.apply(&stateful_set).unwrap();
+    let good = json!({"username": D::USER, "password": OTHER_PASSWORD});
+    reports.secret("keyless", json!({"username": D::USER, "pass": OTHER_PASSWORD}));
+    reports.secret("outdated", json!({"username": D::USER, "password": "of-last-year"}));
+    for name in ["absent", "keyless", "outdated"] {
+        looking(name, &|spec| spec["target"]["credentials"] = json!({"secretRef": {"name": name}}));
+    }
+    looking("map", &|spec| spec["environment"] = json!({"configMaps": [{"name": "later"}]}));
+    looking("small", &|spec| spec["backup"]["volume"]["size"] = json!("64Ki"));
+    looking("other", &|spec| spec["target"]["statefulSetRef"]["name"] = json!("other-db"));
+    blocked("absent", "SecretNotFound", &["there is no Secret absent in namespace", &reports.namespace]).await;
+    blocked("keyless", "SecretKeyNotFound", &["Secret keyless has no key password; it has: pass, username", "target.credentials.passwordKey"]).await;
+    blocked("outdated", "CredentialsRefused", &["correct the Secret outdated (target.credentials)"]).await;
+    blocked("map", "ConfigMapNotFound", &["there is no ConfigMap later", "kubectl create configmap later -n", &reports.namespace]).await;
+    blocked("small", "BackupVolumeTooSmall", &["backup.volume.size is 64.0 KiB", "twice the data", "set backup.volume.size to "]).await;
+    blocked("other", "TargetEngineMismatch", &[&format!("answers as {other}, not as {}", D::ENGINE), "target.port"]).await;
+
+    // Each is mended as its message says.
+    for name in ["absent", "keyless", "outdated"] {
+        reports.secret(name, good.clone());
+    }
+    reports.kubectl(&["create", "configmap", "later"]).unwrap();
+    reports.edit("small", json!({"backup": {"volume": {"size": "1Gi"}}})).await;
+    for name in ["absent", "keyless", "outdated", "map", "small"] {
+        reports.phase(name, Phase::DryRun, 120).await;
+    }
+    stateful_set["spec"]["replicas"] = json!(0);
+    reports.apply(&stateful_set).unwrap();
+    blocked("other", "TargetScaledToZero", &["other-db"]).await;
     assert_eq!((sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await), (sold, before), "nothing was touched");
     reports.remove().await;
     sales.remove().await;

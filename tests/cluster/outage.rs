@@ -48,7 +48,7 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     shop.nothing_is_missing(D::REPLICAS, shop.rows("orders-db-0").await).await;
 
     // Later: its replicas go on serving what they have.
-    let (source, replica) = (shop.uid("orders-db-0").unwrap(), shop.uid("orders-replica-1-0").unwrap());
+    let (source, replica) = (shop.uid("orders-db-0").await.unwrap(), shop.uid("orders-replica-1-0").await.unwrap());
     let then = shop.rows("orders-db-0").await;
     shop.lose("orders-db-0").await;
     let message = shop.reason("orders", "SourceUnreachable", 120).await;
@@ -81,7 +81,7 @@ async fn a_source_that_goes_and_comes_back_in_the_middle_of_the_backup_or_later_
     let rows = shop.rows("orders-db-0").await;
     written.all_there(rows);
     shop.nothing_is_missing(D::REPLICAS, rows).await;
-    assert_eq!(shop.uid("orders-replica-1-0").unwrap(), replica, "a replica does not restart because its source does");
+    assert_eq!(shop.uid("orders-replica-1-0").await.unwrap(), replica, "a replica does not restart because its source does");
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1, "no second backup");
     shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
@@ -129,7 +129,7 @@ async fn a_source_with_an_acl_file_gets_our_user_again_when_its_pod_is_replaced(
     let user = shop.traces("orders-db-0").await;
     assert_eq!(user.len(), Redis::TRACES);
 
-    let (source, replica) = (shop.uid("orders-db-0").unwrap(), shop.uid("orders-replica-1-0").unwrap());
+    let (source, replica) = (shop.uid("orders-db-0").await.unwrap(), shop.uid("orders-replica-1-0").await.unwrap());
     let then = shop.rows("orders-db-0").await;
     shop.kubectl(&["delete", "pod", "orders-db-0", "--wait=false"]).unwrap();
     shop.replaced("orders-db-0", &source).await;
@@ -145,7 +145,7 @@ async fn a_source_with_an_acl_file_gets_our_user_again_when_its_pod_is_replaced(
     shop.nothing_is_missing(Redis::REPLICAS, rows).await;
     assert_eq!(shop.traces("orders-db-0").await, user);
     assert_eq!(shop.traces("orders-replica-1-0").await, [""; 0], "nobody follows a replica");
-    assert_eq!(shop.uid("orders-replica-1-0").unwrap(), replica, "a replica does not restart because its source does");
+    assert_eq!(shop.uid("orders-replica-1-0").await.unwrap(), replica, "a replica does not restart because its source does");
     assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1, "no second backup");
     shop.delete("orders", 180).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);

@@ -62,7 +62,7 @@ async fn is_enabled<D: Database>(shop: &Place<D>, resource: &Value, proof: &str)
     shop.read_only("orders-replica-1-0").await;
     shows(shop, "orders-replica-1-0", proof).await;
 
-    let first = shop.uid("orders-replica-1-0").unwrap();
+    let first = shop.uid("orders-replica-1-0").await.unwrap();
     shop.kubectl(&["delete", "pod", "orders-replica-1-0", "--wait=false"]).unwrap();
     shop.replaced("orders-replica-1-0", &first).await;
     shop.connect("orders-db-0").await.unwrap().insert(3).await.unwrap();
@@ -192,7 +192,7 @@ async fn takes_over<D: Database>(sales: &Place<D>, reports: &Place<D>, credentia
     };
     arrives(first).await;
     shows(reports, "reports-db-0", proof).await;
-    let old = reports.uid("reports-db-0").unwrap();
+    let old = reports.uid("reports-db-0").await.unwrap();
     reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
     reports.replaced("reports-db-0", &old).await;
     arrives(first + 1).await;

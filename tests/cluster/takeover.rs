@@ -20,7 +20,7 @@ for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis]
 /// The restart of a target's pod as it is without us: for how long its clients are without it.
 async fn plain_restart<D: Database>(reports: &Place<D>) -> Duration {
     let reader = Reader::start::<D>(reports.service("reports-db").await).await;
-    let old = reports.uid("reports-db-0").unwrap();
+    let old = reports.uid("reports-db-0").await.unwrap();
     reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
     reports.replaced("reports-db-0", &old).await;
     reports.source_ready("reports-db").await;
@@ -99,10 +99,10 @@ async fn a_target_becomes_the_replica_under_writes_and_a_database_of_its_own_aga
     };
     caught_up(rows).await;
     reports.read_only("reports-db-0").await;
-    let old = reports.uid("reports-db-0").unwrap();
+    let old = reports.uid("reports-db-0").await.unwrap();
     reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
     wait("the target is back", 180, async || {
-        let uid = reports.uid("reports-db-0")?;
+        let uid = reports.uid("reports-db-0").await?;
         assert!(!reports.connect("reports-db-0").await?.takes_writes().await?, "a replica that takes writes");
         if uid == old { Err("still the old pod".to_owned()) } else { Ok(()) }
     })
@@ -195,7 +195,7 @@ pub async fn never_proven<D: Database>(scenario: &str) {
     client.prepare().await.unwrap();
     let (before, target_before) = (sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await);
     reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
-    let old = reports.uid("reports-db-0").unwrap();
+    let old = reports.uid("reports-db-0").await.unwrap();
     reports.replaced("reports-db-0", &old).await;
     reports.reason("orders", "ReplicaStarting", 120).await;
     assert!(!reports.get("orders").await.unwrap().status.unwrap().target.unwrap().cleared, "nothing is proven");

@@ -88,7 +88,7 @@ async fn stands_alone<D: Database>(reports: &Place<D>, rows: u64, before: &[Stri
         assert!(client.takes_writes().await.unwrap(), "it is still a replica");
         assert_eq!(client.count().await.unwrap(), rows + more - 1);
         client.insert(u64::from(u32::MAX) + more).await.unwrap();
-        let old = reports.uid("reports-db-0").unwrap();
+        let old = reports.uid("reports-db-0").await.unwrap();
         reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
         reports.replaced("reports-db-0", &old).await;
     }
@@ -122,12 +122,12 @@ async fn as_told<D: Standby>(reports: &Place<D>, note: &str, target: &Value) {
             client.run(statement).await.unwrap();
         }
     }
-    let old = reports.uid("reports-db-0").unwrap_or_default();
+    let old = reports.uid("reports-db-0").await.unwrap_or_default();
     reports
         .kubectl(&["patch", "statefulset", "reports-db", "--type=json", "-p", r#"[{"op": "remove", "path": "/spec/template/spec/initContainers"}]"#])
         .unwrap();
     start();
-    wait("a new pod", 180, async || reports.uid("reports-db-0").and_then(|uid| if uid == old { Err(uid) } else { Ok(()) })).await;
+    wait("a new pod", 180, async || reports.uid("reports-db-0").await.and_then(|uid| if uid == old { Err(uid) } else { Ok(()) })).await;
 }
 
 async fn teardown_works_with_either_side_dead_between_applications<D: Standby>() {
@@ -166,7 +166,7 @@ async fn teardown_works_with_either_side_dead_between_applications<D: Standby>()
         let mut client = wait("the target answers", 60, async || reports.connect("reports-db-0").await).await;
         assert!(client.takes_writes().await.unwrap() && client.count().await.unwrap() == 19 + more);
         client.insert(u64::from(u32::MAX) + more).await.unwrap();
-        let old = reports.uid("reports-db-0").unwrap();
+        let old = reports.uid("reports-db-0").await.unwrap();
         reports.kubectl(&["delete", "pod", "reports-db-0", "--wait=false"]).unwrap();
         reports.replaced("reports-db-0", &old).await;
     }
@@ -393,7 +393,7 @@ async fn a_volume_that_has_too_little_free_is_measured_and_nothing_is_touched<D:
     allow(&sales);
     fill(&sales, "orders-db-0", 1, 20).await;
     let (before, target_before) = (sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await);
-    let pod = reports.uid("reports-db-0").unwrap();
+    let pod = reports.uid("reports-db-0").await.unwrap();
 
     disk.leave(FREE);
     reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
@@ -406,7 +406,7 @@ async fn a_volume_that_has_too_little_free_is_measured_and_nothing_is_touched<D:
     assert!(reports.names::<PersistentVolumeClaim>("app.kubernetes.io/managed-by=understudy").await.is_empty());
     assert_eq!((sales.snapshot("orders-db-0").await, reports.snapshot("reports-db-0").await), (before.clone(), target_before));
     assert_eq!(sales.traces("orders-db-0").await, [""; 0]);
-    assert_eq!(reports.uid("reports-db-0").unwrap(), pod);
+    assert_eq!(reports.uid("reports-db-0").await.unwrap(), pod);
 
     // Room is made: it is measured again by itself.
     disk.resize("2G");
@@ -424,7 +424,7 @@ async fn a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row<D:
 
     // In the middle of the backup.
     sales.connect("orders-db-0").await.unwrap().slow_down().await.unwrap();
-    let target = reports.uid("reports-db-0").unwrap();
+    let target = reports.uid("reports-db-0").await.unwrap();
     reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
     job_is_made(&reports, "backup").await;
     let mut holder = wait("the source answers", 60, async || sales.connect("orders-db-0").await).await;
@@ -436,7 +436,7 @@ async fn a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row<D:
         if found.1 == "BackupFailed" && !found.2.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
-    assert_eq!(reports.uid("reports-db-0").unwrap(), target, "it serves what it has until there is a copy");
+    assert_eq!(reports.uid("reports-db-0").await.unwrap(), target, "it serves what it has until there is a copy");
     assert!(reports.connect("reports-db-0").await.unwrap().takes_writes().await.unwrap());
     sales.revive("orders-db-0").unwrap();
     reports.replicating("orders", 300).await;
@@ -447,7 +447,7 @@ async fn a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row<D:
     // Later: the target goes on serving what it has, and takes no writes.
     let then = sales.rows("orders-db-0").await;
     has(&reports, then).await;
-    let (source, target) = (sales.uid("orders-db-0").unwrap(), reports.uid("reports-db-0").unwrap());
+    let (source, target) = (sales.uid("orders-db-0").await.unwrap(), reports.uid("reports-db-0").await.unwrap());
     sales.lose("orders-db-0").await;
     let message = reports.reason("orders", "SourceUnreachable", 120).await;
     assert!(message.contains("the source does not answer") && message.contains("see that pod orders-db-0 runs"), "{message}");
@@ -466,7 +466,7 @@ async fn a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row<D:
     let rows = sales.rows("orders-db-0").await;
     written.all_there(rows);
     follows(&reports, rows).await;
-    assert_eq!(reports.uid("reports-db-0").unwrap(), target, "a target does not restart because its source does");
+    assert_eq!(reports.uid("reports-db-0").await.unwrap(), target, "a target does not restart because its source does");
     reports.delete("orders", 240).await;
     assert_eq!(sales.snapshot("orders-db-0").await, before);
     assert_eq!(sales.traces("orders-db-0").await, [""; 0]);
@@ -479,7 +479,7 @@ async fn a_source_that_goes_in_the_middle_of_a_takeover_or_later_loses_no_row<D:
 async fn a_restore_that_is_killed_and_a_user_that_is_dropped_are_mended<D: Standby>() {
     let (sales, reports) = agreed::<D>("mended", 20).await;
     let before = sales.snapshot("orders-db-0").await;
-    let old = reports.uid("reports-db-0").unwrap();
+    let old = reports.uid("reports-db-0").await.unwrap();
     reports.apply(&replication_between::<D>(&sales.namespace, |_| {})).unwrap();
     let killed = wait("the restore runs", 300, async || {
         let pods = reports.kubectl(&["get", "pods", "-l", "understudy.dev/component=restore", "-o", "name"])?;
@@ -488,7 +488,7 @@ async fn a_restore_that_is_killed_and_a_user_that_is_dropped_are_mended<D: Stand
     .await;
     reports.kubectl(&["delete", &killed, "--force", "--grace-period=0"]).unwrap();
     follows(&reports, 20).await;
-    assert_ne!(reports.uid("reports-db-0").unwrap(), old, "it restarted for a restore that was finished");
+    assert_ne!(reports.uid("reports-db-0").await.unwrap(), old, "it restarted for a restore that was finished");
 
     // With its connections ended, nothing reaches the target any more until it can log in again.
     sales.connect("orders-db-0").await.unwrap().drop_user().await.unwrap();

@@ -251,7 +251,7 @@ async fn taken_back(namespace: &str) -> (Place<MongoDb>, Vec<String>) {
     shop.apply(&replication_of::<MongoDb>("orders", "orders-db")).unwrap();
     shop.replicating("orders", 240).await;
 
-    let set = shop.uid("orders-db-0").unwrap();
+    let set = shop.uid("orders-db-0").await.unwrap();
     pipeline(&shop, &MongoDb::stateful_set("orders-db"));
     shop.replaced("orders-db-0", &set).await;
     // The replicas are the majority, and elect one of themselves.
@@ -268,9 +268,9 @@ async fn taken_back(namespace: &str) -> (Place<MongoDb>, Vec<String>) {
     clients_are_sent_to(&shop, &[follows]).await;
     reverted(&shop).await;
     assert_eq!(shop.replica_addresses().await, format!("{}.{}.svc", follows.trim_end_matches("-0"), shop.namespace));
-    let alone = shop.uid("orders-db-0").unwrap();
+    let alone = shop.uid("orders-db-0").await.unwrap();
     wait("the source takes writes alone", 120, async || shop.connect("orders-db-0").await?.insert(2).await).await;
-    assert_eq!((shop.uid("orders-db-0").unwrap(), shop.names::<Job>("understudy.dev/component=backup").await.len()), (alone, 1));
+    assert_eq!((shop.uid("orders-db-0").await.unwrap(), shop.names::<Job>("understudy.dev/component=backup").await.len()), (alone, 1));
     (shop, before)
 }
 
@@ -293,7 +293,7 @@ async fn what_a_pipeline_takes_back_is_not_fought_for_and_the_replicas_are_made_
 #[tokio::test]
 async fn arguments_that_come_back_do_not_hide_what_was_written_without_them() {
     let (shop, before) = taken_back("understudy-returned").await;
-    let alone = shop.uid("orders-db-0").unwrap();
+    let alone = shop.uid("orders-db-0").await.unwrap();
     let changes = shop.get("orders").await.unwrap().status.unwrap().source.unwrap().changes;
     let ours = changes.iter().find(|change| change.what.contains("arguments")).unwrap().after.clone();
     let mut kept = MongoDb::stateful_set("orders-db");

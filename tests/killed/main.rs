@@ -18,12 +18,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use support::{ALLOWED, Database, Place, Shop, Watch, Writer, applications, replication, replication_between, replication_of, run, wait};
+use tokio::sync::RwLock;
 use understudy::api::Phase;
 
 const NAMESPACE: &str = "understudy-system";
@@ -46,78 +48,132 @@ impl Drop for Aside {
     }
 }
 
-/// A kubeconfig with the permissions of the operator and no more.
-fn kubeconfig(directory: &std::path::Path) -> std::path::PathBuf {
+const KUBECONFIG: &str = "kubeconfig.json";
+
+/// Writes a kubeconfig with the permissions of the operator and no more.
+fn kubeconfig(directory: &std::path::Path) {
     let token = run("kubectl", &["-n", NAMESPACE, "create", "token", "understudy", "--duration=2h"], "").unwrap();
     let mut config: Value = serde_json::from_str(&run("kubectl", &["config", "view", "--raw", "--minify", "--flatten", "-o", "json"], "").unwrap()).unwrap();
     config["users"][0]["user"] = json!({"token": token.trim()});
-    let path = directory.join("kubeconfig.json");
-    std::fs::write(&path, config.to_string()).unwrap();
-    path
+    std::fs::write(directory.join(KUBECONFIG), config.to_string()).unwrap();
 }
 
-/// The operator as a process; lines of its log that name a step arrive in a channel.
-struct Operator {
+/// A line of the operator's log: which of its processes wrote it, what it says, and of which step.
+struct Line {
+    process: u64,
+    says: (String, String),
+}
+
+/// The operator as a process, instead of the Deployment's pod, while a test has a share in it.
+struct Process {
     child: Child,
-    lines: Receiver<(String, String)>,
+    number: u64,
+    listeners: BTreeMap<String, Sender<Line>>,
+    directory: tempfile::TempDir,
+    _aside: Aside,
+}
+
+static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
+
+/// A test that failed may have held it.
+fn process() -> MutexGuard<'static, Option<Process>> {
+    PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The process of this number; what its log says of steps goes to the tests whose namespaces they are in.
+fn spawn(directory: &std::path::Path, number: u64) -> Child {
+    let image = std::env::var("UNDERSTUDY_IMAGE").unwrap_or_else(|_| "understudy:dev".to_owned());
+    // The binary of the image, where there is one: unlike that of the tests it is optimised.
+    let binary = std::env::var("UNDERSTUDY_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_understudy").to_owned());
+    let mut child = Command::new(binary)
+        .args(["controller", "--image", &image, "--namespace", NAMESPACE, "--name", "understudy-killed", "--listen", "127.0.0.1:0"])
+        .env("KUBECONFIG", directory.join(KUBECONFIG))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = child.stderr.take().unwrap();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
+            if entry["level"] == "WARN" || entry["level"] == "ERROR" {
+                eprintln!("operator: {line}");
+            }
+            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+            let says = (text("message"), text("step"));
+            if let Some(listener) = process().as_ref().and_then(|process| process.listeners.get(&text("namespace")))
+                && says.0.starts_with("step ")
+            {
+                let _ = listener.send(Line { process: number, says });
+            }
+        }
+    });
+    child
+}
+
+/// A test's share in the operator. Tests run side by side, and what one of them kills is killed for the others too, wherever they are.
+struct Operator {
+    namespace: String,
+    lines: Receiver<Line>,
 }
 
 impl Operator {
-    fn start(kubeconfig: &std::path::Path, namespace: &str) -> Self {
-        let image = std::env::var("UNDERSTUDY_IMAGE").unwrap_or_else(|_| "understudy:dev".to_owned());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_understudy"))
-            .args(["controller", "--image", &image, "--namespace", NAMESPACE, "--name", "understudy-killed", "--listen", "127.0.0.1:0"])
-            .env("KUBECONFIG", kubeconfig)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn share(namespace: &str) -> Self {
         let (send, lines) = channel();
-        let stderr = child.stderr.take().unwrap();
-        let namespace = namespace.to_owned();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
-                if entry["level"] == "WARN" || entry["level"] == "ERROR" {
-                    eprintln!("operator: {line}");
-                }
-                let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-                let (message, step) = (text("message"), text("step"));
-                if entry["namespace"] == *namespace && message.starts_with("step ") && send.send((message, step)).is_err() {
-                    return;
-                }
-            }
+        let mut shared = process();
+        let process = shared.get_or_insert_with(|| {
+            let aside = Aside::step();
+            let directory = tempfile::tempdir().unwrap();
+            kubeconfig(directory.path());
+            Process { child: spawn(directory.path(), 0), number: 0, listeners: BTreeMap::new(), directory, _aside: aside }
         });
-        Self { child, lines }
+        process.listeners.insert(namespace.to_owned(), send);
+        Self { namespace: namespace.to_owned(), lines }
     }
 
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    /// Kills the process that wrote the line, if another test has not yet, and starts the next.
+    fn kill(&self, line: &Line) {
+        let mut shared = process();
+        let process = shared.as_mut().unwrap();
+        if process.number == line.process {
+            process.child.kill().unwrap();
+            process.child.wait().unwrap();
+            process.number += 1;
+            process.child = spawn(process.directory.path(), process.number);
+        }
     }
 }
 
-/// Runs the operator until `reached`, killing it at the first begin and the first end of every step. Gives how often.
-async fn killed_at_each_step<D, F>(shop: &Place<D>, kubeconfig: &std::path::Path, what: &str, mut reached: impl FnMut() -> F) -> usize
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let mut shared = process();
+        let Some(process) = shared.as_mut() else { return };
+        process.listeners.remove(&self.namespace);
+        if process.listeners.is_empty() {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+            *shared = None;
+        }
+    }
+}
+
+/// Waits until `reached`, killing the operator at the first begin and the first end of every step in this namespace. Gives how often.
+async fn killed_at_each_step<D, F>(shop: &Place<D>, operator: &Operator, what: &str, mut reached: impl FnMut() -> F) -> usize
 where
     D: Database,
     F: Future<Output = bool>,
 {
     let mut seen = BTreeSet::new();
     let begun = Instant::now();
-    let mut operator = Operator::start(kubeconfig, &shop.namespace);
     loop {
         match operator.lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => {
-                if seen.insert(line.clone()) {
-                    operator.kill();
-                    eprintln!("{what}: killed at: {} {}", line.0, line.1);
-                    operator = Operator::start(kubeconfig, &shop.namespace);
+                if !seen.contains(&line.says) {
+                    operator.kill(&line);
+                    eprintln!("{}: {what}: killed at: {} {}", shop.namespace, line.says.0, line.says.1);
+                    seen.insert(line.says);
                 }
             }
-            Err(_) if reached().await => {
-                operator.kill();
-                return seen.len();
-            }
+            Err(_) if reached().await => return seen.len(),
             Err(_) => assert!(
                 begun.elapsed() < Duration::from_secs(240 * u64::from(D::REPLICAS)),
                 "{what}: not reached; {:?}",
@@ -127,13 +183,15 @@ where
     }
 }
 
+/// Held by the tests that kill the operator, together, and by the one that needs its Deployment, alone.
+static DEPLOYMENT: RwLock<()> = RwLock::const_new(());
+
 for_every_engine!(killed_at_each_step_it_converges_to_the_same_end);
 
 async fn killed_at_each_step_it_converges_to_the_same_end<D: Database>() {
     let shop = Place::<D>::with_source(&format!("understudy-killed-{}", D::NAME)).await;
-    let _aside = Aside::step();
-    let directory = tempfile::tempdir().unwrap();
-    let config = kubeconfig(directory.path());
+    let _deployment = DEPLOYMENT.read().await;
+    let operator = Operator::share(&shop.namespace);
     let primary = shop.service("orders-db").await;
     let writer = Writer::start::<D>(primary.clone()).await;
     let before = shop.snapshot("orders-db-0").await;
@@ -147,7 +205,7 @@ async fn killed_at_each_step_it_converges_to_the_same_end<D: Database>() {
     let mut resource = replication_of::<D>("orders", "orders-db");
     resource["spec"]["deletionPolicy"] = json!("Delete");
     shop.apply(&resource).unwrap();
-    let kills = killed_at_each_step(&shop, &config, "enable", replicating).await;
+    let kills = killed_at_each_step(&shop, &operator, "enable", replicating).await;
     assert!(kills >= D::KILLS, "{kills}");
     let one_backup = async || assert_eq!(shop.names::<Job>("understudy.dev/component=backup").await.len(), 1);
     one_backup().await;
@@ -155,16 +213,16 @@ async fn killed_at_each_step_it_converges_to_the_same_end<D: Database>() {
     assert_eq!(traces.len(), D::TRACES, "one of each kind: {traces:?}");
 
     shop.edit("orders", json!({"replicas": D::REPLICAS + D::STEP})).await;
-    killed_at_each_step(&shop, &config, "scale up", replicating).await;
+    killed_at_each_step(&shop, &operator, "scale up", replicating).await;
     one_backup().await;
     shop.edit("orders", json!({"replicas": D::REPLICAS})).await;
-    killed_at_each_step(&shop, &config, "scale down", replicating).await;
+    killed_at_each_step(&shop, &operator, "scale down", replicating).await;
     assert_eq!(shop.traces("orders-db-0").await.len(), D::TRACES);
     let claims = shop.names::<k8s_openapi::api::core::v1::PersistentVolumeClaim>("understudy.dev/component=replica").await;
     assert_eq!(claims.len(), D::REPLICAS as usize, "{claims:?}");
 
     shop.edit("orders", json!({"enabled": false})).await;
-    killed_at_each_step(&shop, &config, "disable", standalone).await;
+    killed_at_each_step(&shop, &operator, "disable", standalone).await;
     assert_eq!(shop.snapshot("orders-db-0").await, before);
     let written = writer.finish();
     written.undisturbed::<D>();
@@ -180,9 +238,8 @@ for_engines!([postgresql: PostgreSql, mysql: MySql, redis: Redis] a_target_is_ta
 async fn a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_step<D: Database>() {
     let (sales, reports) = applications::<D>("killed-target").await;
     sales.kubectl(&["annotate", "secret", "orders-db", &format!("{ALLOWED}=*")]).unwrap();
-    let _aside = Aside::step();
-    let directory = tempfile::tempdir().unwrap();
-    let config = kubeconfig(directory.path());
+    let _deployment = DEPLOYMENT.read().await;
+    let operator = Operator::share(&reports.namespace);
     let writer = Writer::start::<D>(sales.service("orders-db").await).await;
     let before = sales.snapshot("orders-db-0").await;
     // Whatever is killed, clients of the target see what it held before, or the copy.
@@ -207,7 +264,7 @@ async fn a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_ste
     };
     let replace = |spec: &mut Value| spec["target"]["existingData"] = json!("BackUpAndReplace");
     reports.apply(&replication_between::<D>(&sales.namespace, replace)).unwrap();
-    let kills = killed_at_each_step(&reports, &config, "take over", cleared).await;
+    let kills = killed_at_each_step(&reports, &operator, "take over", cleared).await;
     assert!(kills >= D::KILLS, "{kills}");
     assert_eq!(reports.names::<Job>("understudy.dev/component=backup").await.len(), 1);
     let rows = sales.rows("orders-db-0").await;
@@ -220,7 +277,7 @@ async fn a_target_is_taken_over_and_given_back_although_it_is_killed_at_each_ste
     assert_eq!(watch.finish(), [""; 0]);
 
     reports.edit("orders", json!({"enabled": false})).await;
-    killed_at_each_step(&reports, &config, "give back", standalone).await;
+    killed_at_each_step(&reports, &operator, "give back", standalone).await;
     assert_eq!(sales.snapshot("orders-db-0").await, before);
     reports.source_ready("reports-db").await;
     let mut client = reports.connect("reports-db-0").await.unwrap();
@@ -249,6 +306,7 @@ async fn holder(client: &kube::Client) -> Option<String> {
 #[tokio::test]
 async fn of_two_instances_one_acts_and_the_other_takes_over() {
     let shop = Shop::new("understudy-leader").await;
+    let _deployment = DEPLOYMENT.write().await;
     let scale = |replicas: &str| run("kubectl", &["-n", NAMESPACE, "scale", "deployment/understudy", &format!("--replicas={replicas}")], "").unwrap();
     scale("2");
     wait("two instances are ready", 120, || async {

@@ -17,7 +17,7 @@ use super::consent::{NOT_ALLOWED, allows, refusal, refusal_of_login};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
 use super::facts::{Administrator, Database, Facts, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, Told, Variables};
 use super::variables::{may_be_named, may_be_said, passwords_of};
-use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError};
+use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError, other_engine};
 use crate::resources::{Shape, bytes_of, inspect, key_of, labels};
 
 /// Objects of the user's, which are read and never watched.
@@ -126,7 +126,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         }
     }
     let target = target::observe::<E>(context, subject, &mut read, &own, promoted).await?;
-    let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity)).await;
+    let (server, mut session) = ask::<E>(source, &read.source, Some(&subject.names.identity), subject.recorded()).await;
     let data_bytes = measure::<E>(context, subject, session.as_mut()).await;
     let shape = shape_of::<E>(source, &read.source, &server);
     let claim = claim_of(context, source, shape.as_ref(), &mut read.claims).await?;
@@ -239,8 +239,8 @@ fn endpoint(database: Database<'_>, administrator: &Administrator, host: &str) -
     }
 }
 
-/// Asks a database's server for what planning needs of it.
-async fn ask<E: Engine>(database: Database<'_>, read: &ReadDatabase, identity: Option<&Identity>) -> (Server<E::SourceFacts>, Option<E::Session>) {
+/// Asks a database's server for what planning needs of it. Of one that is `known` as a server of this engine it is not asked which engine it is.
+async fn ask<E: Engine>(database: Database<'_>, read: &ReadDatabase, identity: Option<&Identity>, known: bool) -> (Server<E::SourceFacts>, Option<E::Session>) {
     let (Some(workload), Ok(administrator)) = (&read.workload, &read.administrator) else { return (Server::NotAsked, None) };
     // More than one pod: which of them takes the writes cannot be told from a number.
     if !workload.has_one_pod() {
@@ -257,7 +257,13 @@ async fn ask<E: Engine>(database: Database<'_>, read: &ReadDatabase, identity: O
     };
     match asked.await {
         Ok((facts, session)) => (Server::Up(facts), Some(session)),
-        Err(error) => (of_error(error), None),
+        Err(error) => match of_error(error) {
+            Server::Unreachable(why) if !known => {
+                let other = other_engine::<E>(&ip, database.port).await.map(|other| format!("{ip}:{} answers as {other}, not as {}", database.port, E::NAME));
+                (other.map_or(Server::Unreachable(why), Server::OtherEngine), None)
+            }
+            server => (server, None),
+        },
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn observe<E: Engine>(
     let untouched = found.workload.as_ref().is_none_or(|workload| data_of(template_of(&workload.stateful_set), &subject.names.identity).is_none());
     let (server, session) = match recorded {
         Some(target) if !untouched || target.joined => (Server::NotAsked, None),
-        _ => ask::<E>(database, &found, None).await,
+        _ => ask::<E>(database, &found, None, subject.recorded()).await,
     };
     let shape = match (recorded, &found.workload) {
         (Some(target), Some(workload)) => Some(inspect(&workload.stateful_set, database.container, database.port, &target.data_directory)),

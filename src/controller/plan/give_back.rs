@@ -51,7 +51,7 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     }
     let answer = match facts.replicas.get(&NUMBER) {
         Some(Server::Up(summary)) => Ok(summary),
-        Some(Server::Unreachable(why) | Server::Refused(why)) => Err(trouble(facts, target).unwrap_or_else(|| why.clone())),
+        Some(Server::Unreachable(why) | Server::Refused(why) | Server::OtherEngine(why)) => Err(trouble(facts, target).unwrap_or_else(|| why.clone())),
         Some(Server::NotAsked) | None => Err(trouble(facts, target).unwrap_or_else(|| format!("pod {pod} does not run"))),
     };
     let request = place.request::<E>(subject, image, 1);

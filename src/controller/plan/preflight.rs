@@ -20,6 +20,7 @@ struct Reasons {
     several_pods: &'static str,
     pod_missing: &'static str,
     unreachable: &'static str,
+    other_engine: &'static str,
 }
 
 const SOURCE: Reasons = Reasons {
@@ -28,6 +29,7 @@ const SOURCE: Reasons = Reasons {
     several_pods: "SourceHasSeveralPods",
     pod_missing: "SourcePodMissing",
     unreachable: "SourceUnreachable",
+    other_engine: "SourceEngineMismatch",
 };
 
 const TARGET: Reasons = Reasons {
@@ -36,6 +38,7 @@ const TARGET: Reasons = Reasons {
     several_pods: "TargetHasSeveralPods",
     pod_missing: "TargetPodMissing",
     unreachable: "TargetUnreachable",
+    other_engine: "TargetEngineMismatch",
 };
 
 /// Findings that matter at any time: without these things nothing can be done.
@@ -118,6 +121,13 @@ fn answers<F>(database: Database<'_>, reasons: &Reasons, administrator: &Result<
             "CredentialsRefused",
             format!("the {field} refused the login: {why}"),
             format!("correct the Secret {} ({field}.credentials)", credentials.secret_ref.name),
+        )),
+        (Ok(_), Server::OtherEngine(what)) => Some(Finding::new(
+            reasons.other_engine,
+            format!("the {field} is of another engine than spec.engine: {what}"),
+            format!(
+                "if its pod has another server, name that one's port in {field}.port; otherwise delete this resource and create another, with databases of one engine"
+            ),
         )),
         (Ok(_), Server::NotAsked | Server::Up(_)) => None,
     }

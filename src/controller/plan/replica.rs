@@ -76,7 +76,7 @@ pub fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, server: &SourceSu
     let lost = server.held.iter().any(|(held, state)| *held == number && *state == Held::Lost);
     match facts.replicas.get(&number) {
         Some(Server::Up(replica)) => observe_server::<E>(facts, server, before, number, replica, lost),
-        Some(Server::Unreachable(why) | Server::Refused(why)) => {
+        Some(Server::Unreachable(why) | Server::Refused(why) | Server::OtherEngine(why)) => {
             let trouble = own.replica_pod(number).and_then(|pod| pod.trouble.clone());
             State::Starting(trouble.unwrap_or_else(|| why.clone()))
         }

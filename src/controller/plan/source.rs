@@ -89,7 +89,7 @@ pub fn waiting<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &Draft<E::
         Server::Up(_) => format!("pod {pod} is being replaced; where the StatefulSet's updateStrategy is OnDelete, delete it"),
         // Later on it is a failure like any other.
         _ if has_run(subject) || facts.administrator.is_err() => return None,
-        Server::Refused(_) => return None,
+        Server::Refused(_) | Server::OtherEngine(_) => return None,
         Server::Unreachable(why) => format!("pod {pod} starts: {why}"),
         Server::NotAsked if !facts.source.as_ref().is_some_and(|source| source.pod.is_none() && source.has_one_pod()) => return None,
         Server::NotAsked => format!("pod {pod} is being replaced"),

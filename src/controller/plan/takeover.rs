@@ -83,7 +83,9 @@ fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &SourceSummar
             let lost = source.held.contains(&(NUMBER, Held::Lost));
             replica::observe_server::<E>(facts, source, before, NUMBER, replica, lost)
         }
-        Some(Server::Unreachable(why) | Server::Refused(why)) => State::Starting(trouble(facts, target).unwrap_or_else(|| why.clone())),
+        Some(Server::Unreachable(why) | Server::Refused(why) | Server::OtherEngine(why)) => {
+            State::Starting(trouble(facts, target).unwrap_or_else(|| why.clone()))
+        }
         Some(Server::NotAsked) | None => State::Starting(trouble(facts, target).unwrap_or_else(|| "its pod is being replaced".to_owned())),
     }
 }

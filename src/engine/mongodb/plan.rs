@@ -118,6 +118,14 @@ impl Engine for MongoDb {
     const USERS_ARE_DATA: bool = true;
     const COUNTS_LATE: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
+    /// `OP_MSG` with `{hello: 1, $db: "admin"}`: <https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/>.
+    const HELLO: &'static [u8] = b"\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\xdd\x07\x00\x00\x00\x00\x00\x00\x00\
+        \x1f\x00\x00\x00\x10hello\x00\x01\x00\x00\x00\x02$db\x00\x06\x00\x00\x00admin\x00\x00";
+
+    /// An `OP_MSG`.
+    fn greets(answer: &[u8]) -> bool {
+        answer.get(12..16) == Some(b"\xdd\x07\x00\x00")
+    }
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
         SourceSummary {

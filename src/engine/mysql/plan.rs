@@ -110,6 +110,12 @@ impl Engine for MySql {
     const USERS_ARE_DATA: bool = true;
     const COUNTS_LATE: bool = true;
     const RESTORE_NEEDS_DATABASE: bool = true;
+    const HELLO: &'static [u8] = b"";
+
+    /// The first packet: the handshake of protocol version 10, or an error. <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
+    fn greets(answer: &[u8]) -> bool {
+        matches!(answer, [_, _, 0, 0, 10 | 0xff, ..])
+    }
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
         SourceSummary {

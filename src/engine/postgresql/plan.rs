@@ -125,6 +125,12 @@ impl Engine for PostgreSql {
     const USERS_ARE_DATA: bool = true;
     const COUNTS_LATE: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
+    /// `SSLRequest`: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+    const HELLO: &'static [u8] = b"\x00\x00\x00\x08\x04\xd2\x16\x2f";
+
+    fn greets(answer: &[u8]) -> bool {
+        matches!(answer, b"S" | b"N")
+    }
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
         SourceSummary {

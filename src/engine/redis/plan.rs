@@ -88,6 +88,12 @@ impl Engine for Redis {
     const USERS_ARE_DATA: bool = false;
     const COUNTS_LATE: bool = false;
     const RESTORE_NEEDS_DATABASE: bool = false;
+    const HELLO: &'static [u8] = b"PING\r\n";
+
+    /// A simple string, or an error such as NOAUTH. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+    fn greets(answer: &[u8]) -> bool {
+        answer.starts_with(b"+PONG\r\n") || answer.starts_with(b"-")
+    }
 
     fn summary(facts: &SourceFacts) -> SourceSummary {
         // A replica asks for the byte behind its offset. Without a backlog the next copy begins another history: nothing before now will do.

@@ -157,6 +157,11 @@ pub fn arguments(container: &mut Value) -> &mut Vec<Value> {
 
 /// An engine whose replicas follow one source, as a user of ours: each of them can be promoted, and the user can be dropped.
 pub trait Standby: Database {
+    /// Arguments of a target's server with which it can't serve a copy of a source with the image's defaults, and that can be taken away again.
+    const LESS: &'static [&'static str];
+    /// What is said of these.
+    const LESS_SAYS: &'static [&'static str];
+
     /// A replica takes writes from now on.
     fn promote(&mut self) -> impl Future<Output = Result<(), String>> + Send;
 

@@ -19,6 +19,9 @@ impl MySql {
 }
 
 impl Standby for MySql {
+    const LESS: &'static [&'static str] = &["--relay-log=another"];
+    const LESS_SAYS: &'static [&'static str] = &["TargetSettingsDiffer", "relay_log is another on the target"];
+
     async fn promote(&mut self) -> Result<(), String> {
         for sql in ["STOP REPLICA", "SET GLOBAL super_read_only = OFF", "SET GLOBAL read_only = OFF"] {
             self.rows(sql).await?;

@@ -28,7 +28,8 @@ impl PostgreSql {
 }
 
 fn text(error: tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |e| format!("{}: {}", e.code().code(), e.message()))
+    let cause = || std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+    error.as_db_error().map_or_else(|| format!("{error}{}", cause()), |e| format!("{}: {}", e.code().code(), e.message()))
 }
 
 /// Executes SQL on a new connection; gives the first column.
@@ -51,6 +52,9 @@ const HOLD_THE_BACKUP: &str = "DO $$ DECLARE sender int; BEGIN
 END $$";
 
 impl Standby for PostgreSql {
+    const LESS: &'static [&'static str] = &["-c", "max_connections=50"];
+    const LESS_SAYS: &'static [&'static str] = &["TargetSettingsTooLow", "max_connections would be 50", "100"];
+
     async fn promote(&mut self) -> Result<(), String> {
         self.rows("SELECT pg_promote()").await.map(drop)
     }
@@ -118,7 +122,7 @@ impl Database for PostgreSql {
                             {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}
                         ],
                         "ports": [{"containerPort": Self::PORT}],
-                        "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1", "-U", Self::USER]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 6},
+                        "readinessProbe": {"tcpSocket": {"port": Self::PORT}, "periodSeconds": 1},
                         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]
                     }]}
                 },
@@ -151,7 +155,7 @@ impl Database for PostgreSql {
 
     async fn connect_as(host: &str, password: &str) -> Result<Self, String> {
         let mut config = tokio_postgres::Config::new();
-        config.host(host).user(Self::USER).password(password).dbname("postgres").connect_timeout(Duration::from_secs(3));
+        config.host(host).user(Self::USER).password(password).dbname("postgres").connect_timeout(Duration::from_secs(10));
         let (client, connection) = config.connect(NoTls).await.map_err(text)?;
         tokio::spawn(connection);
         Ok(Self(client))

@@ -30,6 +30,9 @@ impl Redis {
 const SAVE_DELAY: &str = "rdb-key-save-delay";
 
 impl Standby for Redis {
+    const LESS: &'static [&'static str] = &["--databases", "8"];
+    const LESS_SAYS: &'static [&'static str] = &["TargetSettingsTooLow", "8", "16"];
+
     async fn promote(&mut self) -> Result<(), String> {
         self.ask::<String>(&["REPLICAOF", "NO", "ONE"]).await.map(drop)
     }
@@ -120,8 +123,8 @@ impl Database for Redis {
         let info = (host, Self::PORT).into_connection_info().map_err(text)?.set_redis_settings(settings);
         let client = ::redis::Client::open(info).map_err(text)?;
         // As patient as clients of the other engines: the library's own limit is half a second.
-        let limits = AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(3))).set_response_timeout(Some(Duration::from_secs(10)));
-        let connected = tokio::time::timeout(Duration::from_secs(3), client.get_multiplexed_async_connection_with_config(&limits)).await;
+        let limits = AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(10))).set_response_timeout(Some(Duration::from_secs(10)));
+        let connected = tokio::time::timeout(Duration::from_secs(10), client.get_multiplexed_async_connection_with_config(&limits)).await;
         connected.map_err(|_| "no answer in 3 s")?.map_err(text).map(Self)
     }
 

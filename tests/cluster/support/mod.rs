@@ -157,7 +157,7 @@ impl<D: Database> Place<D> {
     /// A new pod has taken the place of the one with this uid.
     pub async fn replaced(&self, pod: &str, old: &str) {
         wait(&format!("a new {pod}"), 180, || async {
-            match self.uid(pod)? {
+            match self.uid(pod).await? {
                 uid if uid == old => Err("still the old one".to_owned()),
                 _ => Ok(()),
             }
@@ -166,8 +166,9 @@ impl<D: Database> Place<D> {
     }
 
     /// The uid of a pod.
-    pub fn uid(&self, pod: &str) -> Result<String, String> {
-        self.kubectl(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"])
+    pub async fn uid(&self, pod: &str) -> Result<String, String> {
+        let found: Pod = self.api().get(pod).await.map_err(|error| error.to_string())?;
+        found.metadata.uid.ok_or_else(|| "no uid".to_owned())
     }
 
     /// A replica serves reads only.

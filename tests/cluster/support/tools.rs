@@ -35,7 +35,8 @@ pub async fn wait<T>(what: &str, seconds: u64, mut look: impl AsyncFnMut() -> Re
             Ok(value) => return value,
             Err(seen) => assert!(begun.elapsed() < Duration::from_secs(seconds), "after {seconds} s still not: {what}; last seen: {seen}"),
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // What takes long is looked at less often: looking takes from what is waited for.
+        tokio::time::sleep((begun.elapsed() / 10).clamp(Duration::from_millis(100), Duration::from_millis(500))).await;
     }
 }
 

@@ -128,7 +128,7 @@ impl Reader {
 
 async fn read<D: Database>(host: &str, stop: &AtomicBool) -> Duration {
     const MOST: Duration = Duration::from_secs(15 * 60);
-    const PACE: Duration = Duration::from_millis(50);
+    const PACE: Duration = Duration::from_millis(100);
     let (begun, mut pause) = (Instant::now(), Duration::ZERO);
     let mut answered = begun;
     while begun.elapsed() < MOST {
@@ -172,7 +172,7 @@ impl Watch {
                 while !seen.load(Ordering::Relaxed) {
                     // While it restarts there is no answer.
                     let _ = tokio::time::timeout(Duration::from_secs(2), look(&mut wrong)).await;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 wrong
             })

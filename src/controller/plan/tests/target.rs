@@ -101,7 +101,7 @@ fn without_the_owners_consent_nothing_else_is_said() {
 #[test]
 fn whatever_is_in_the_way_of_a_target_is_said_with_the_numbers() {
     type Change = fn(&mut TargetFacts<PostgreSql>);
-    let cases: [(&str, &[&str], Change); 12] = [
+    let cases: [(&str, &[&str], Change); 13] = [
         ("TargetNotFound", &["StatefulSet reports-db in namespace shop", "target.statefulSetRef"], |t| {
             (t.workload, t.server, t.shape) = (None, Server::NotAsked, None);
         }),
@@ -109,6 +109,9 @@ fn whatever_is_in_the_way_of_a_target_is_said_with_the_numbers() {
         ("TargetHasSeveralPods", &["replicas: 3"], |t| t.workload.as_mut().unwrap().stateful_set.spec.as_mut().unwrap().replicas = Some(3)),
         ("TargetPodMissing", &["reports-db-0"], |t| (t.workload.as_mut().unwrap().pod, t.server, t.shape) = (None, Server::NotAsked, None)),
         ("TargetUnreachable", &["the target does not answer: refused"], |t| (t.server, t.shape) = (Server::Unreachable("refused".into()), None)),
+        ("TargetEngineMismatch", &["the target is of another engine", "it is a Redis", "target.port"], |t| {
+            (t.server, t.shape) = (Server::OtherEngine("it is a Redis".into()), None);
+        }),
         ("CredentialsRefused", &["the target refused", "target.credentials"], |t| (t.server, t.shape) = (Server::Refused("no".into()), None)),
         ("SecretNotFound", &["x"], |t| (t.administrator, t.server, t.shape) = (Err(Finding::new("SecretNotFound", "x", "y")), Server::NotAsked, None)),
         ("TargetTaken", &["DatabaseReplication older"], |t| t.rival = Some("older".into())),
