@@ -70,7 +70,7 @@ test: cluster-up check image install ## everything: unit, engine and cluster tes
 	UNDERSTUDY_BINARY=$(CURDIR)/$(BINARY) $(CLUSTER_TESTS) --test killed -- --test-threads=2
 	deploy/local/test.sh
 
-# SIZE=megabytes, RUNS=times.
+# SIZE=megabytes, RUNS=times, WHAT=target: how long a target is away.
 .PHONY: bench
 bench: cluster-up $(if $(IMAGE),,image) install ## measure it beside the same steps by hand (ENGINE=…; WRITE=1: keep the result in docs/benchmarks.md)
-	@$(CLUSTER_COMMAND) enter bench/run --engine "$$ENGINE" $(if $(SIZE),--size $(SIZE)) $(if $(RUNS),--runs $(RUNS)) $(if $(WRITE),--write)
+	@$(CLUSTER_COMMAND) enter bench/run --engine "$$ENGINE" $(if $(SIZE),--size $(SIZE)) $(if $(RUNS),--runs $(RUNS)) $(if $(WRITE),--write) $(WHAT)

@@ -1,4 +1,4 @@
-"""A client that writes to the source all the time, and how long each of its writes took."""
+"""A client that writes to the source, or reads from the target, all the time, and how long each of its writes took."""
 import re
 import subprocess
 import threading
@@ -32,9 +32,9 @@ done
 class Writer:
     """The client's pod, and what it has printed: when each write began, by the node's clock, and how many seconds it took."""
 
-    def __init__(self, engine, of):
+    def __init__(self, engine, of, client=None):
         self.name, self.writes = "writer", []
-        client, write, answer = engine.writer
+        client, write, answer = client or engine.writer
         env = [{"name": "HOST", "value": of}, {"name": "CLIENT", "value": client}, {"name": "WRITE", "value": write},
                {"name": "ANSWER", "value": answer}, *engine.client_env()]
         container = {"name": "writer", "image": engine.image, "command": ["bash", "-c", SCRIPT], "env": env}

@@ -127,13 +127,13 @@ def requested(asked):
     return [f"Requests of the last run; besides them {leases} to its Lease, which it renews whatever happens:", "", *table(["verb", "kind", "requests"], rows)]
 
 
-def keep(engine, text):
-    """Replaces what stands in the engine's section."""
-    begin, end = f"<!-- measured, {engine.product}: begin -->\n", f"<!-- measured, {engine.product}: end -->\n"
+def keep(section, text):
+    """Replaces what stands in a section."""
+    begin, end = f"<!-- measured, {section}: begin -->\n", f"<!-- measured, {section}: end -->\n"
     page = PAGE.read_text()
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        fail(f"{PAGE.relative_to(ROOT)} has no section for {engine.product}")
+        fail(f"{PAGE.relative_to(ROOT)} has no section for {section}")
     PAGE.write_text(before + begin + text + end + after)
     say(f"kept in {PAGE.relative_to(ROOT)}")

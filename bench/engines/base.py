@@ -29,6 +29,8 @@ class Engine(ABC):
     parts: list
     # The client of latency.Writer: a command that reads statements from its standard input, one a line; the statement; a pattern for its answer.
     writer: tuple
+    # The same of a client that only reads; none where a database of another application is not made a replica.
+    reader: tuple = None
 
     @abstractmethod
     def environment(self):

@@ -50,6 +50,7 @@ class Engine(base.Engine):
         ("proof, variables, Ready", None),
     ]
     writer = ('redis-cli -h "$HOST"', "SET bench:mark 1", "OK")
+    reader = ('redis-cli -h "$HOST"', "PING", "PONG")
 
     def arguments(self):
         return ["/etc/bench/redis.conf"]

@@ -39,6 +39,8 @@ use super::DatabaseReplicationStatus;
 #[x_kube(
     validation = Rule::new("has(self.replicas) != has(self.target)")
         .message("set exactly one of `replicas` (read-only copies made in this namespace) and `target` (an existing StatefulSet that becomes the copy)"),
+    validation = Rule::new("has(self.target) == has(oldSelf.target)")
+        .message("`replicas` and `target` cannot take each other's place: delete this resource and create another"),
     validation = Rule::new("self.engine != 'MongoDB' || !has(self.target)")
         .message("MongoDB cannot be replicated between two applications: its members elect the one that takes the writes, and clients have to know all of them; use `replicas`"),
     validation = Rule::new("self.engine != 'MongoDB' || !has(self.replicas) || self.replicas % 2 == 0")

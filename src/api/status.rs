@@ -116,6 +116,9 @@ pub struct SourceStatus {
     pub major_version: u32,
     /// Name under which clients inside the cluster reach it.
     pub address: String,
+    /// Between two applications: the credentials whose owner agreed last. Once no one agrees any more, the source is cleaned with these and no others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<super::Credentials>,
     /// Which database it is: for PostgreSQL its system identifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
@@ -147,6 +150,9 @@ pub struct TargetStatus {
     /// Its server has run on the copy of the source's data: that is what it holds since then.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
+    /// The copy was seen to take writes: what was written to it since then is nowhere else, and it stays the target's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub promoted: bool,
     /// The data that it held before is no longer on its volume: the copy was proven before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cleared: bool,

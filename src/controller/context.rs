@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 use super::facts::{Own, Sibling, Subject, Taken};
-use super::variables;
+use super::variables::{self, withdrawn};
 use crate::api::{Change, DatabaseReplication, Phase};
 use crate::engine::{Identity, Position};
 use crate::events::Events;
@@ -253,11 +253,6 @@ fn named_on(all: &[Arc<DatabaseReplication>], namespace: &str, stateful_set: &st
 /// It is on record that it has begun.
 fn recorded(resource: &DatabaseReplication) -> bool {
     resource.status.as_ref().is_some_and(|status| status.enablement.is_some())
-}
-
-/// The owner of its source agrees no longer. One that is suspended has that in another condition than `Ready`.
-fn withdrawn(resource: &DatabaseReplication) -> bool {
-    resource.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.reason == "ConsentWithdrawn")
 }
 
 /// Which of the resources that came first has this one's target. One of another namespace that has not begun may not have its owner's consent, and

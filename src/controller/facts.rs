@@ -112,6 +112,8 @@ pub struct Applied {
     pub number: Option<u32>,
     /// Bytes that a claim asks for.
     pub bytes: Option<u64>,
+    /// The word of the enabling that it belongs to.
+    pub enablement: Option<String>,
 }
 
 /// Objects of ours in the resource's namespace.
@@ -135,7 +137,13 @@ fn number(object: &impl ResourceExt) -> Option<u32> {
 }
 
 fn applied(object: &impl ResourceExt) -> Applied {
-    Applied { digest: object.annotations().get(APPLIED).cloned(), deleting: object.meta().deletion_timestamp.is_some(), number: number(object), bytes: None }
+    Applied {
+        digest: object.annotations().get(APPLIED).cloned(),
+        deleting: object.meta().deletion_timestamp.is_some(),
+        number: number(object),
+        bytes: None,
+        enablement: object.labels().get(labels::ENABLEMENT).cloned(),
+    }
 }
 
 fn claimed(claim: &PersistentVolumeClaim) -> Applied {

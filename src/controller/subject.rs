@@ -121,6 +121,12 @@ impl Subject {
         self.recorded() && new_identity(&self.owner.uid, before).as_ref() == Some(&self.names.identity)
     }
 
+    /// The credentials whose owner in another namespace agreed last, and with which what was begun is taken off the source again.
+    #[must_use]
+    pub fn agreed_credentials(&self) -> Option<&Credentials> {
+        self.resource.status.as_ref()?.source.as_ref()?.credentials.as_ref().filter(|_| self.begun_here())
+    }
+
     /// For how long it has been waiting for its deletion; none while nobody deletes it.
     #[must_use]
     pub fn waited(&self, now: Timestamp) -> Option<Duration> {

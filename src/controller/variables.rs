@@ -226,6 +226,11 @@ fn records_of<'a>(resource: &'a DatabaseReplication, home: Option<&'a str>) -> i
     })
 }
 
+/// The owner of its source agrees no longer. One that is suspended has that in another condition than `Ready`.
+pub(super) fn withdrawn(resource: &DatabaseReplication) -> bool {
+    resource.status.iter().flat_map(|status| &status.conditions).any(|condition| condition.reason == "ConsentWithdrawn")
+}
+
 /// Resources besides `resource` whose targets follow the same source, for each ConfigMap of the source's application that they name.
 #[must_use]
 pub fn siblings(resource: &DatabaseReplication, all: &[Arc<DatabaseReplication>]) -> Vec<Sibling> {
@@ -235,7 +240,9 @@ pub fn siblings(resource: &DatabaseReplication, all: &[Arc<DatabaseReplication>]
         let Some(status) = other.status.as_ref().filter(|status| status.enablement.is_some()) else { continue };
         let stays = other.spec.enabled && other.metadata.deletion_timestamp.is_none() && status.phase != Some(Phase::Disabling);
         let proven = |entry: &&crate::api::ReplicaStatus| entry.proven_at.is_some() && entry.diverged.is_none() && entry.role.as_deref() != Some("primary");
-        let addresses: Vec<String> = status.replicas.iter().filter(proven).filter(|_| stays).map(|entry| entry.address.clone()).collect();
+        // What is written of a copy that gets nothing any more is its own to take back, and nobody else's to say.
+        let told = stays && !withdrawn(other);
+        let addresses: Vec<String> = status.replicas.iter().filter(proven).filter(|_| told).map(|entry| entry.address.clone()).collect();
         for place in places_seen_from(other, home.as_deref()).into_iter().filter(|place| place.told == Told::Source) {
             let before = records_of(other, home.as_deref()).filter(|(object, ..)| *object == place.object).map(|(_, key, before)| (key, before)).collect();
             let namespace = other.namespace().unwrap_or_default();

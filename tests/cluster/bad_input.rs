@@ -133,6 +133,11 @@ async fn what_the_api_server_can_judge_is_refused_at_once_in_plain_words() {
     shop.apply(&with(&|r| r["metadata"]["name"] = json!("n".repeat(40)))).unwrap();
     shop.apply(&with(&|_| {})).unwrap();
     refused("another source", &replication("orders", "other-db"), &["source.statefulSetRef cannot be changed", "delete this resource and create another"]);
+    let instead = with(&|r| {
+        r["spec"].as_object_mut().unwrap().remove("replicas");
+        r["spec"]["target"] = target.clone();
+    });
+    refused("a target instead of replicas", &instead, &["cannot take each other's place", "delete this resource and create another"]);
     refused("another engine", &with(&|r| r["spec"]["engine"] = json!("MySQL")), &["spec.engine", "engine cannot be changed"]);
     shop.remove().await;
 }

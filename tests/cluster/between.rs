@@ -195,6 +195,7 @@ async fn whatever_is_wrong_with_a_target_is_said_and_waited_for<D: Standby>() {
     }
     looking("map", &|spec| spec["environment"] = json!({"configMaps": [{"name": "later"}]}));
     looking("small", &|spec| spec["backup"]["volume"]["size"] = json!("64Ki"));
+    // Its port is not named: it is the one that its pod declares.
     looking("other", &|spec| spec["target"]["statefulSetRef"]["name"] = json!("other-db"));
     blocked("absent", "SecretNotFound", &["there is no Secret absent in namespace", &reports.namespace]).await;
     blocked("keyless", "SecretKeyNotFound", &["Secret keyless has no key password; it has: pass, username", "target.credentials.passwordKey"]).await;

@@ -280,6 +280,20 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
     assert_eq!(told.contains("pod clerk (Secret reports-db)"), D::PREFIX != "REDIS", "{told}");
     let (target, kept) = (status["target"].clone(), status["kept"].clone());
     assert!(kept["bytes"].as_i64() > Some(0) && kept["checksum"].as_str().is_some_and(|sum| sum.len() == 64), "{kept}");
+    // A Secret that nobody allowed is not used, whatever was begun; what is in it is nobody's to see. With the one that was allowed the source is cleaned.
+    sales.secret("payroll", json!({"username": "canary-of-payroll", "password": "canary-of-payroll"}));
+    let use_secret = async |name: &str| reports.edit("orders", json!({"source": {"credentials": {"secretRef": {"name": name}}}})).await;
+    use_secret("payroll").await;
+    let message = reports.reason("orders", "ConsentWithdrawn", 120).await;
+    assert!(message.contains(&format!("kubectl -n {} annotate --overwrite secret payroll", sales.namespace)), "{message}");
+    wait("the source is clean", 120, async || match sales.traces("orders-db-0").await {
+        traces if traces.is_empty() => Ok(()),
+        traces => Err(format!("{traces:?}")),
+    })
+    .await;
+    let said = serde_json::to_string(&reports.get("orders").await.unwrap()).unwrap() + &reports.kubectl(&["get", "events", "-o", "json"]).unwrap();
+    assert!(!said.contains("canary-of-payroll"), "{said}");
+    use_secret("orders-db").await;
     // The owner of the source takes the consent back: it is cleaned, and the target stays what it is until its own owner decides.
     sales.kubectl(&["annotate", "--overwrite", "secret", "orders-db", &format!("{ALLOWED}=default")]).unwrap();
     let message = reports.reason("orders", "ConsentWithdrawn", 120).await;

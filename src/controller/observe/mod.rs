@@ -259,12 +259,27 @@ async fn ask<E: Engine>(database: Database<'_>, read: &ReadDatabase, identity: O
         Ok((facts, session)) => (Server::Up(facts), Some(session)),
         Err(error) => match of_error(error) {
             Server::Unreachable(why) if !known => {
-                let other = other_engine::<E>(&ip, database.port).await.map(|other| format!("{ip}:{} answers as {other}, not as {}", database.port, E::NAME));
-                (other.map_or(Server::Unreachable(why), Server::OtherEngine), None)
+                (other_server::<E>(pod, &ip, database.port).await.map_or(Server::Unreachable(why), Server::OtherEngine), None)
             }
             server => (server, None),
         },
     }
+}
+
+/// That a server of another engine answers at this port, or, where no container of the pod declares that, at one which is declared; in words.
+async fn other_server<E: Engine>(pod: &Pod, ip: &str, port: u16) -> Option<String> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports: Vec<u16> =
+        containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| port.container_port.try_into().ok()).collect();
+    if ports.is_empty() || ports.contains(&port) {
+        ports = vec![port];
+    }
+    for port in ports {
+        if let Some(other) = other_engine::<E>(ip, port).await {
+            return Some(format!("{ip}:{port} answers as {other}, not as {}", E::NAME));
+        }
+    }
+    None
 }
 
 /// The shape of a database's workload, once its server has said where its data lies. A server tells that to a superuser only: what it hides is no shape that
@@ -372,10 +387,20 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
     let secret: Option<Secret> = get(context, database.namespace, secret_name).await?;
     let agreed = database.namespace == own || secret.as_ref().is_some_and(|secret| allows(secret.annotations(), own));
     let refused = (!agreed).then(|| refusal(secret_name, database.namespace, own));
-    // What was begun with its owner's consent is still taken off it.
-    if let Some(refused) = refused.clone().filter(|_| !subject.begun_here()) {
-        return Ok(ReadDatabase { workload: None, administrator: Err(refused), service: None, withdrawn: None });
-    }
+    let administrator = match &refused {
+        None => administrator::<E>(database, secret),
+        Some(refused) if !subject.begun_here() => {
+            return Ok(ReadDatabase { workload: None, administrator: Err(refused.clone()), service: None, withdrawn: None });
+        }
+        // What was begun with its owner's consent is still taken off it, with the credentials that the consent was for: the resource may name others by now.
+        Some(refused) => match subject.agreed_credentials() {
+            None => Err(refused.clone()),
+            Some(credentials) => {
+                let secret = get::<Secret>(context, database.namespace, &credentials.secret_ref.name).await?;
+                administrator::<E>(Database { credentials, ..database }, secret)
+            }
+        },
+    };
     let workload = match get::<StatefulSet>(context, database.namespace, database.stateful_set).await? {
         None => None,
         Some(stateful_set) => Some(SourceWorkload { stateful_set, pod: get::<Pod>(context, database.namespace, &database.pod()).await? }),
@@ -384,7 +409,7 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
         Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, database, pod).await?,
         _ => None,
     };
-    Ok(ReadDatabase { workload, administrator: administrator::<E>(database, secret), service, withdrawn: refused })
+    Ok(ReadDatabase { workload, administrator, service, withdrawn: refused })
 }
 
 /// The user's own Service that reaches the source's pod: the one named like the StatefulSet, or the first by name.

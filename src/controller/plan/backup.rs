@@ -117,6 +117,13 @@ pub fn plan<E: Engine>(
     state
 }
 
+/// The source no longer has what follows the backup: a copy of it could not follow. In words.
+pub fn outdated<E: Engine>(draft: &Draft<E::Step>, server: &SourceSummary) -> Option<String> {
+    let position = draft.status.backup.as_ref()?.position.as_deref()?;
+    let old = E::parse_position(position).is_some_and(|position| !position.reaches(&server.oldest_for_replica));
+    old.then(|| format!("the source no longer has what follows {position}"))
+}
+
 /// Why a Job of ours fails, or its pod does not run.
 pub fn trouble<E: Engine>(facts: &Facts<E>, component: &str, job: &str) -> Option<String> {
     match facts.own.jobs.get(job) {

@@ -29,11 +29,12 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
     draft.ready(false, false, "Disabling", "replicas are being removed and the source's changes undone");
 
     // Applications first: nobody is to be sent to a replica that goes away.
-    if !environment::give_up::<E>(facts, &mut draft) {
-        return draft.finish(again::SOON);
+    let waited = subject.waited(facts.now);
+    let mut left = None;
+    if let Some(plan) = tell_applications(facts, &mut draft, waited, &mut left) {
+        return plan;
     }
 
-    let waited = subject.waited(facts.now);
     if let Some(plan) = leave(subject, facts, &mut draft, waited) {
         return plan;
     }
@@ -110,6 +111,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return plan;
     }
 
+    draft.steps.extend(left);
     clear(subject, facts, &mut draft);
     if draft.steps.iter().any(|step| !matches!(step, Step::Tell { .. })) {
         // What was found is told once, at the end.
@@ -117,6 +119,32 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         return draft.finish(again::SOON);
     }
     end::<E>(subject, facts, draft)
+}
+
+/// Empties the variables. None once that is done, or given up, of which `left` is to be told at the end: who deletes the resource is not kept waiting for ever by
+/// objects that may not be changed, or that somebody changes back.
+fn tell_applications<E: Engine>(
+    facts: &Facts<E>,
+    draft: &mut Draft<E::Step>,
+    waited: Option<Duration>,
+    left: &mut Option<Step<E::Step>>,
+) -> Option<Plan<E::Step>> {
+    let planned = draft.steps.len();
+    if environment::give_up::<E>(facts, draft) {
+        return None;
+    }
+    if waited.is_none_or(|waited| waited < again::ABANDON * 2) {
+        let message =
+            "the addresses of replicas are being taken out of the variables; a pipeline that applies these ConfigMaps has to leave the variables alone";
+        draft.ready(false, false, "Disabling", message);
+        return Some(draft.clone().finish(again::SOON));
+    }
+    draft.steps.truncate(planned);
+    let named: Vec<String> = draft.status.environment.iter().map(|record| format!("{} of ConfigMap {}", record.key, record.config_map)).collect();
+    let note =
+        format!("these variables could not be emptied, and may name what is no replica any more: {}. By hand: give each an empty value", named.join(", "));
+    *left = Some(Step::Tell { warning: true, reason: "VariablesNotGivenUp", note });
+    None
 }
 
 /// A target that does not answer is waited for; none once that is given up, which is told.
@@ -143,10 +171,11 @@ fn clear<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::St
             draft.steps.push(Step::Delete(Kind::Service, name.clone()));
         }
     }
-    for claim in own.claims.keys() {
-        // Of what a target held before there is no other copy.
+    for (claim, found) in &own.claims {
+        // Of what a target held before there is no other copy. What an enabling has left that was not brought to its end may be one, too.
         let only_copy = draft.status.kept.as_ref().is_some_and(|kept| kept.claim == *claim);
-        let policy = if only_copy { DeletionPolicy::Retain } else { subject.resource.spec.deletion_policy };
+        let other = found.enablement.as_deref().is_some_and(|word| word != names.identity.word());
+        let policy = if only_copy || other { DeletionPolicy::Retain } else { subject.resource.spec.deletion_policy };
         replica::dispose(policy, own, draft, claim.clone());
     }
 }

@@ -4,8 +4,9 @@ use super::place::Place;
 use super::takeover::{NUMBER, change, done, kept, stuck, trouble};
 use super::{Draft, Facts, Kind, Step, Subject, again, backup, replica};
 use crate::agent::NO_COPY;
+use crate::api::ReplicaStatus;
 use crate::controller::facts::{Server, SourceWorkload, TargetFacts, pod_facts};
-use crate::engine::{Engine, Identity};
+use crate::engine::{Engine, Identity, ReplicaSummary};
 use crate::resources::{Data, JobRequest, build_clear_job, build_release_job, build_target_as_before, container_with, template_of};
 
 /// Where a target stands on the way back.
@@ -37,6 +38,7 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     let shape = place.shape;
     let waits = |why: &str| Returned::Waits(format!("the target {} {why}", database.stateful_set));
     let silent = |why: String| Returned::Silent(format!("the target {} does not answer: {why}", database.stateful_set));
+    let gone = || lost(subject, facts, found);
     let (names, pod) = (&subject.names, database.pod());
     if work_ends(subject, facts, draft) {
         return waits("waits for the end of the Jobs that work on its volume");
@@ -58,7 +60,7 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     let arguments = E::target_arguments(&shape.data_directory);
     let as_before = build_target_as_before(&found.stateful_set, &shape.container.name, &arguments, &names.manager());
     let put_back = as_before.map(|patch| Step::PutBack { stateful_set: database.stateful_set.to_owned(), side: "target", patch });
-    let proven = recorded.cleared || draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
+    let proven = recorded.cleared || stays(draft, &answer);
     if proven && resume(subject, facts, draft, target, found, &request) {
         return waits("gets back the arguments that somebody took off it, to be promoted");
     }
@@ -83,7 +85,7 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
         (Some(Data::Previous), _) => {
             let ready = found.pod.as_ref().is_some_and(|pod| pod_facts(pod, facts.now).ready);
             if runs != Some(Data::Previous) || !ready {
-                let why = trouble(facts, target);
+                let why = trouble(facts, target).or_else(gone);
                 return why.map_or_else(|| waits("is being restarted with the data that it held before"), silent);
             }
             draft.status.target.iter_mut().for_each(|recorded| recorded.joined = false);
@@ -103,7 +105,7 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     }
     let with = found.pod.as_ref().and_then(|pod| container_with(pod.spec.as_ref(), &arguments));
     if runs.is_some() || with.is_some() {
-        return waits("is being restarted without what it was given");
+        return gone().map_or_else(|| waits("is being restarted without what it was given"), silent);
     }
     if recorded.joined {
         match answer {
@@ -124,9 +126,33 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
     Returned::Done
 }
 
-/// Who deletes the resource is not kept waiting for ever by a StatefulSet that may not be changed; before the source is given up.
+/// The copy is the target's own from now on: it was proven, or somebody promoted it, and what was written to it since then is nowhere else.
+fn stays<S>(draft: &mut Draft<S>, answer: &Result<&ReplicaSummary, String>) -> bool {
+    let own = |entry: &ReplicaStatus| entry.diverged.is_some() || entry.role.as_deref() == Some("primary");
+    let promoted = draft.status.replicas.iter().any(own) || matches!(answer, Ok(summary) if !summary.read_only);
+    let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
+    // While it restarts it says nothing of itself.
+    draft.status.target.as_mut().is_some_and(|target| {
+        target.promoted |= promoted;
+        target.promoted || proven
+    })
+}
+
+/// The target's pod does not run, and who deletes the resource has waited for it for long: a pod is missing for a moment in every restart, and for good where
+/// its node is.
+fn lost<E: Engine>(subject: &Subject, facts: &Facts<E>, found: &SourceWorkload) -> Option<String> {
+    let runs = found.pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+    (!runs && abandoned(subject, facts)).then(|| "its pod does not run".to_owned())
+}
+
+/// Who deletes the resource has waited for long; before the source is given up.
+fn abandoned<E: Engine>(subject: &Subject, facts: &Facts<E>) -> bool {
+    subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 2)
+}
+
+/// Who deletes the resource is not kept waiting for ever by a StatefulSet that may not be changed.
 fn refused<E: Engine>(subject: &Subject, facts: &Facts<E>) -> Option<String> {
-    facts.failure.clone().filter(|_| subject.waited(facts.now).is_some_and(|waited| waited >= again::ABANDON * 2))
+    facts.failure.clone().filter(|_| abandoned(subject, facts))
 }
 
 /// Plans to end the Jobs that work on the target's volume: what is being restored is no longer wanted. Gives whether any is left.

@@ -86,7 +86,11 @@ fn observe<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &SourceSummar
         Some(Server::Unreachable(why) | Server::Refused(why) | Server::OtherEngine(why)) => {
             State::Starting(trouble(facts, target).unwrap_or_else(|| why.clone()))
         }
-        Some(Server::NotAsked) | None => State::Starting(trouble(facts, target).unwrap_or_else(|| "its pod is being replaced".to_owned())),
+        Some(Server::NotAsked) | None => {
+            State::Starting(trouble(facts, target).unwrap_or_else(|| {
+                "its pod is being replaced; where the StatefulSet's updateStrategy is OnDelete, or has a partition, delete the pod".to_owned()
+            }))
+        }
     }
 }
 
@@ -175,6 +179,14 @@ impl<E: Engine> Enabling<'_, E> {
                 // It served until now, and may have been written to.
                 if let Some(finding) = target::holds_data(subject, target) {
                     draft.blocked(&[finding]);
+                    return draft.finish(again::BLOCKED);
+                }
+                // It may have waited long for its owner, and goes on serving what it has.
+                let lost = self.summary.held.contains(&(NUMBER, Held::Lost)).then(|| "the source has given up what was held for it".to_owned());
+                if let Some(why) = lost.or_else(|| backup::outdated::<E>(&draft, &self.summary)) {
+                    let message = format!("the copy of the source's data is ready, and could not follow the source any more: {why}");
+                    let remedy = "set enabled to false and, once it is Standalone, to true again: a new backup is taken";
+                    draft.blocked(&[Finding::new("CopyOutdated", message, remedy)]);
                     return draft.finish(again::BLOCKED);
                 }
                 self.exchange(&mut draft, target);

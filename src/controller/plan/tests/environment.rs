@@ -345,6 +345,11 @@ fn only_targets_of_the_same_source_share_variables() {
     };
     assert_eq!(shared(&|_| {}), (1, true, vec![]));
     assert_eq!(shared(&|other| other.spec.enabled = false), (1, false, vec![]));
+    let withdrawn = |status: &mut DatabaseReplicationStatus| {
+        let said = json!([{"type": "Ready", "status": "False", "reason": "ConsentWithdrawn", "message": "", "lastTransitionTime": "2026-11-24T00:00:00Z"}]);
+        status.conditions = serde_json::from_value(said).unwrap();
+    };
+    assert_eq!(shared(&|other| withdrawn(other.status.as_mut().unwrap())), (1, false, vec![]), "a copy that gets nothing any more");
     let with = |change: fn(&mut DatabaseReplicationStatus)| shared(&|other| change(other.status.as_mut().unwrap()));
     assert_eq!(with(|status| status.replicas[0].diverged = Some("x".into())), (1, false, vec![]));
     assert_eq!(with(|status| status.replicas[0].role = Some("primary".into())), (1, false, vec![]));

@@ -6,11 +6,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::takeover::{Pair, disable};
 use super::world::GIB;
-use crate::api::{ExistingData, Phase};
-use crate::controller::facts::JobState;
-use crate::controller::plan::{Step, conditions, plan};
-use crate::engine::Finding;
-use crate::engine::postgresql::{PostgreSql, Step as SourceStep};
+use crate::api::{DeletionPolicy, ExistingData, Phase};
+use crate::controller::facts::{Applied, JobState};
+use crate::controller::plan::{Step, again, conditions, plan};
+use crate::engine::postgresql::{PostgreSql, SourceFacts, Step as SourceStep};
+use crate::engine::{Finding, Position};
 
 #[test]
 fn what_a_target_held_comes_back_also_where_the_template_is_put_back_before_its_server_ever_answered() {
@@ -169,4 +169,90 @@ fn a_target_that_may_not_be_changed_is_given_up_when_the_resource_is_deleted() {
     }
     assert!(!pair.world.exists && !pair.world.source.role_exists && pair.world.source.slots.is_empty(), "{told:?}");
     assert!(told.iter().any(|step| step.contains("TargetNotReturned")) && !pair.target.copy && pair.target.restarts == 0, "{told:?}");
+}
+
+#[test]
+fn a_copy_that_somebody_promoted_before_it_was_proven_stays_with_what_was_written_to_it() {
+    let start = Pair::new(|_| {});
+    for (deleted, answers) in [(false, true), (true, true), (false, false)] {
+        let mut pair = start.clone();
+        while !pair.target.copy {
+            pair.reconcile(1);
+        }
+        assert!(!pair.proven());
+        pair.target.server = SourceFacts { slots: vec![], ..pair.world.source.clone() };
+        pair.target.promoted = true;
+        if !answers {
+            // It was seen to take writes, and does not answer now.
+            pair.reconcile(1);
+            pair.target.up = false;
+        }
+        disable(&mut pair, deleted);
+        pair.reconcile(4);
+        pair.target.up = true;
+        pair.settle(&[]);
+        assert!(pair.target.copy && pair.target.promoted, "what it held before is not what its clients wrote to");
+        pair.assert_left_alone(&start);
+    }
+}
+
+#[test]
+fn who_deletes_is_not_kept_waiting_by_a_target_whose_node_is_gone() {
+    let start = Pair::new(|_| {});
+    for deleted in [false, true] {
+        let mut pair = start.clone();
+        pair.target.spoilt = true;
+        pair.reconcile(12);
+        assert!(pair.target.copy && !pair.proven());
+        (pair.target.lost, pair.target.pod) = (true, None);
+        disable(&mut pair, deleted);
+        pair.settle(&[]);
+        assert!(pair.world.exists && pair.world.source.role_exists, "a pod is missing for a moment in every restart");
+        pair.world.now += again::ABANDON * 2;
+        let told = pair.settle(&[]);
+        assert_eq!(told.iter().any(|step| step.contains("TargetNotReturned")), deleted, "{told:?}");
+        assert_eq!((pair.world.exists, pair.world.source.role_exists), (!deleted, !deleted), "{told:?}");
+        if !deleted {
+            pair.target.lost = false;
+            pair.settle(&[]);
+            assert!(!pair.target.copy);
+            pair.assert_left_alone(&start);
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_could_not_follow_any_more_does_not_take_the_place_of_what_serves() {
+    type Age = fn(&mut Pair);
+    let lost: Age = |pair| pair.world.source.slots.iter_mut().for_each(|slot| slot.wal_status = "lost".into());
+    let removed: Age = |pair| pair.world.source.oldest_wal = Position::Bytes(1 << 29);
+    for age in [lost, removed] {
+        let start = Pair::new(|_| {});
+        let mut pair = start.clone();
+        while !pair.target.staged {
+            pair.reconcile(1);
+        }
+        let oldest = pair.world.source.oldest_wal.clone();
+        age(&mut pair);
+        pair.settle(&[]);
+        let (_, reason, message) = pair.world.condition(conditions::READY);
+        assert!(reason == "CopyOutdated" && message.contains("set enabled to false"), "{reason}: {message}");
+        assert_eq!((pair.target.restarts, pair.target.copy), (0, false), "it goes on serving what it has");
+        pair.world.source.oldest_wal = oldest;
+        disable(&mut pair, false);
+        pair.settle(&[]);
+        pair.assert_left_alone(&start);
+    }
+}
+
+#[test]
+fn volumes_of_an_enabling_that_was_not_undone_are_kept() {
+    let mut pair = Pair::new(|spec| spec.deletion_policy = DeletionPolicy::Delete);
+    pair.settle(&[]);
+    // What it held before that may be on it, and nowhere else.
+    let before = Applied { enablement: Some("aaaaaaaa".into()), ..Applied::default() };
+    pair.world.own.claims.insert("orders-backup-aaaaaaaa".into(), before);
+    disable(&mut pair, true);
+    pair.settle(&[]);
+    assert!(pair.world.kept.contains("orders-backup-aaaaaaaa") && pair.world.kept.len() == 1, "{:?}", pair.world.kept);
 }

@@ -54,6 +54,8 @@ pub(super) struct Target {
     pub(super) secret: bool,
     /// Its StatefulSet is gone.
     pub(super) missing: bool,
+    /// Its node is gone: no pod starts.
+    pub(super) lost: bool,
     /// How often its pod was replaced.
     pub(super) restarts: u32,
 }
@@ -109,6 +111,7 @@ impl Pair {
             free: 10 * GIB,
             secret: false,
             missing: false,
+            lost: false,
             restarts: 0,
         };
         let mut pair = Self { world, target, withdrawn: None, neighbours: vec![] };
@@ -119,6 +122,11 @@ impl Pair {
 
     pub(super) fn proven(&self) -> bool {
         self.world.resource.status.iter().flat_map(|status| &status.replicas).any(|entry| entry.proven_at.is_some())
+    }
+
+    /// The copy is the target's: it was proven, or somebody promoted it.
+    fn owned(&self) -> bool {
+        self.proven() || self.target.promoted
     }
 
     pub(super) fn template(&mut self) -> &mut PodSpec {
@@ -235,7 +243,7 @@ impl Pair {
                 self.start_pod();
             }
             Step::Promote => {
-                assert!(self.proven() && self.target.copy && self.target.up && self.target.released, "only what was proven is promoted");
+                assert!(self.owned() && self.target.copy && self.target.up && self.target.released, "only what was proven is promoted");
                 if !self.target.promoted {
                     // The copy has what was changed on the source before it was taken, but for the slots.
                     self.target.server = SourceFacts { slots: vec![], ..self.world.source.clone() };
@@ -278,7 +286,7 @@ impl Pair {
                 assert!(!self.target.copy, "nothing is restored over what runs");
                 self.target.staged = true;
             } else if name.contains("-keep-") {
-                assert!(self.proven() && self.world.own.claims.contains_key(&self.world.subject().names.backup_claim()));
+                assert!(self.owned() && self.world.own.claims.contains_key(&self.world.subject().names.backup_claim()));
                 let asked = self.world.resource.spec.target.as_ref().unwrap().existing_data == ExistingData::BackUpAndReplace;
                 self.target.kept |= self.target.previous && (asked || self.target.late);
                 let report = json!({"bytes": 7, "checksum": "abc", "directory": "d", "completedAt": "2026-11-24T00:00:00Z"});
@@ -289,13 +297,13 @@ impl Pair {
             } else if name.contains("-discard-") || name.contains("-clear-") {
                 assert!(!name.contains("-clear-") || self.runs().is_none(), "what is ours goes once nothing needs it");
                 assert!(!name.contains("-clear-") || self.target.released || !self.target.copy, "the agent refuses what was not released");
-                assert!(!self.target.previous || self.proven(), "what it held before is kept until the copy is proven");
+                assert!(!self.target.previous || self.owned(), "what it held before is kept until the copy is proven");
                 let (late, held) = (self.target.late, !self.target.held.is_empty());
-                assert!(!self.target.previous || !self.proven() || !(held || late) || self.target.kept, "and data that was there is backed up");
+                assert!(!self.target.previous || !(held || late) || self.target.kept, "and data that was there is backed up");
                 (self.target.staged, self.target.previous) = (false, false);
             }
         }
-        if self.target.stateful_set.spec.as_ref().unwrap().replicas == Some(0) {
+        if self.target.lost || self.target.stateful_set.spec.as_ref().unwrap().replicas == Some(0) {
             self.target.pod = None;
             return;
         }

@@ -255,6 +255,30 @@ fn who_deletes_is_not_kept_waiting_by_a_source_that_refuses() {
 }
 
 #[test]
+fn who_deletes_is_not_kept_waiting_by_variables_that_cannot_be_written() {
+    let mut world = World::new(1);
+    world.settle(&[]);
+    world.resource.metadata.deletion_timestamp = Some(Time(world.now));
+    let env = world.config_maps.clone();
+    let mut told = Vec::new();
+    for _ in 0..40 {
+        told.extend(world.plan().steps.iter().map(ToString::to_string));
+        world.step();
+        if !world.exists {
+            break;
+        }
+        if told.len() == 1 {
+            let (_, _, message) = world.condition(conditions::READY);
+            assert!(message.contains("a pipeline that applies these ConfigMaps"), "{message}");
+        }
+        // A pipeline puts them back each time.
+        world.config_maps.clone_from(&env);
+    }
+    assert!(!world.exists && !world.source.role_exists, "{told:?}");
+    assert_eq!(told.iter().filter(|step| step.contains("VariablesNotGivenUp")).count(), 1, "{told:?}");
+}
+
+#[test]
 fn what_looks_like_our_change_on_another_database_is_its_owners() {
     let mut world = World::new(1);
     world.source.system = "7000000000000000001".into();
