@@ -16,7 +16,7 @@ pub mod tool;
 
 pub use backup::{Filled, checksum, endpoint, kept_password};
 pub use files::{free_bytes, remove, sync_directory, sync_file_system, write_durably};
-pub use release::NO_COPY;
+pub use release::{NO_COPY, RELEASED};
 pub use seed::{Manifest, Seed};
 
 use clap::{Args, Subcommand};

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::{AgentError, Common, Tools, seed};
 use crate::engine::Identity;
 
+/// What is said where the copy is the target's own from now on.
+pub const RELEASED: &str = "the copy is its own";
 /// What is said where other data than a copy is in the data directory.
 pub const NO_COPY: &str = "no copy is there";
 
@@ -26,7 +28,7 @@ pub struct Release {
 /// Lets a server that starts on a restore be a stand-alone one, with the arguments and the init container of a replica and without. One that runs goes on as a
 /// replica: it is promoted next.
 ///
-/// Gives [`NO_COPY`] where no finished restore of this enabling is there: nothing is touched then.
+/// Gives [`RELEASED`], or [`NO_COPY`] where no finished restore of this enabling is there: nothing is touched then.
 ///
 /// # Errors
 /// After any it is to be run again.
@@ -38,7 +40,7 @@ pub fn release<E: Tools>(request: &Release) -> Result<String, AgentError> {
     // First: what the engine takes away must not keep the server from starting.
     seed::release(data, &request.identity)?;
     E::release(data)?;
-    Ok(String::new())
+    Ok(RELEASED.to_owned())
 }
 
 /// Removes from a released data directory what is ours, once its server runs as its owner's manifest says. Where nothing is, nothing is done.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use super::subject::{Database, Subject};
 pub use super::variables::{Login, ObjectKey, Password, Place, Sibling, Taken, Told, Variables};
-use crate::api::Change;
+use crate::api::{Change, Credentials};
 use crate::engine::{Engine, Finding, Identity, Lag, Position, ReplicaSummary};
 use crate::resources::{Data, Shape, bytes_of, data_of, labels, template_of};
 
@@ -328,6 +328,8 @@ pub struct Facts<E: Engine> {
     pub rival: Option<String>,
     /// The owner of the source has taken the consent back that this enabling began with.
     pub withdrawn: Option<Finding>,
+    /// Between two applications: the credentials whose owner agrees.
+    pub agreed: Option<Credentials>,
     /// What resources that have the same source, and keep it, have on record of it.
     pub neighbours: Vec<Change>,
     /// Variables that another resource which came first writes.

@@ -148,11 +148,13 @@ async fn whatever_is_wrong_with_a_target_is_said_and_waited_for<D: Standby>() {
         assert!(words.iter().chain(&["What to do: "]).all(|word| message.contains(word)), "{words:?}: {message}");
         reports.phase(name, Phase::Blocked, 5).await;
     };
-    let with = |settings: &[&str]| {
+    let with = |settings: &[&str], probed: bool| {
         let mut object = D::stateful_set("reports-db");
         let container = &mut object["spec"]["template"]["spec"]["containers"][0];
-        // A pod that is never ready would not be replaced by a mended one.
-        container.as_object_mut().unwrap().remove("readinessProbe");
+        if !probed {
+            // A pod that is never ready would not be replaced by a mended one.
+            container.as_object_mut().unwrap().remove("readinessProbe");
+        }
         arguments(container).extend(settings.iter().copied().map(Value::from));
         object
     };
@@ -164,7 +166,7 @@ async fn whatever_is_wrong_with_a_target_is_said_and_waited_for<D: Standby>() {
     blocked("orders", "TargetNotFound", &["there is no StatefulSet reports-db in namespace", "target.statefulSetRef"]).await;
     reports
         .source("reports-db", |object| {
-            *object = with(D::LESS);
+            *object = with(D::LESS, true);
             object["spec"]["replicas"] = json!(2);
         })
         .await;
@@ -174,9 +176,9 @@ async fn whatever_is_wrong_with_a_target_is_said_and_waited_for<D: Standby>() {
     reports.kubectl(&["scale", "statefulset", "reports-db", "--replicas=1"]).unwrap();
     let (reason, words) = D::LESS_SAYS.split_first().unwrap();
     blocked("orders", reason, words).await;
-    reports.apply(&with(D::DEAF)).unwrap();
+    reports.apply(&with(D::DEAF, false)).unwrap();
     blocked("orders", "TargetUnreachable", &["the target does not answer", &format!(":{}", D::PORT), "see that pod reports-db-0 runs"]).await;
-    reports.apply(&with(&[])).unwrap();
+    reports.apply(&with(&[], true)).unwrap();
     reports.phase("orders", Phase::DryRun, 120).await;
     let before = reports.snapshot("reports-db-0").await;
 

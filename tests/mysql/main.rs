@@ -95,7 +95,7 @@ async fn facts_are_those_of_the_server() {
     assert_eq!((facts.gtid_mode.value.as_str(), facts.gtid_mode.persisted.as_deref()), ("ON", None));
     assert_eq!((facts.channels, facts.other_replicas, facts.connections, facts.read_only), (0, 0, 0, false));
     assert!(facts.encrypted && !facts.clone_active && !facts.user_exists && facts.relay_log.is_empty(), "{facts:?}");
-    assert!(facts.outside.is_empty() && facts.encrypted_tablespaces == 0 && facts.binlog_filters.is_empty(), "{facts:?}");
+    assert!(facts.outside.is_empty() && facts.log_outside.is_none() && facts.encrypted_tablespaces == 0 && facts.binlog_filters.is_empty(), "{facts:?}");
     let summary = MySql::summary(&facts);
     assert_eq!((summary.system, summary.owner), (facts.server_uuid.clone(), None));
     assert_eq!(MySql::format_position(&summary.position), server.sql("SELECT @@GLOBAL.gtid_executed"));
@@ -138,6 +138,14 @@ async fn everything_that_cannot_be_copied_is_found_at_once() {
     let found = MySql::preflight(&server.facts().await, &wanted());
     assert_eq!(found.iter().map(|finding| finding.reason).collect::<Vec<_>>(), ["SourceReadOnly", "BinaryLogOff", "DataOutsideDirectory"], "{found:?}");
     assert!(found[2].message.contains("undo/shop/t.ibd"), "{found:?}");
+    server.stop(rustix::process::Signal::TERM);
+    // Of a source this is no finding: a target's own log would not go with its data.
+    server.options.retain(|option| option != "--skip-log-bin");
+    server.options.push(format!("--log-bin={}/binlog", inside(&elsewhere).display()));
+    server.start();
+    server.answers().await;
+    let facts = server.facts().await;
+    assert!(facts.log_outside.as_ref().is_some_and(|log| log.ends_with("undo/binlog")) && facts.outside.len() == 1, "{facts:?}");
 }
 
 #[tokio::test]

@@ -176,7 +176,11 @@ impl<'a> Disk<'a> {
         let home = self.places.home(in_place);
         if home.exists() && list(&home)?.is_empty() {
             self.change()?;
-            fs::remove_dir(&home).map_err(AgentError::file("removing", &home))?;
+            match fs::remove_dir(&home) {
+                // What is not listed came with the copy, and is deleted with our directory.
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty && in_place == Wanted::Staged => {}
+                other => other.map_err(AgentError::file("removing", &home))?,
+            }
         }
         self.sync()
     }

@@ -198,6 +198,14 @@ fn holds_database(places: &Places, rules: Rules) -> Result<bool, AgentError> {
     })
 }
 
+/// What in a data directory could not change places with a copy, in words. Its server works there meanwhile.
+#[must_use]
+pub fn unmovable(mount: &Path, data: &Path) -> Option<String> {
+    let stays = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
+    let movable = list(data).and_then(|names| check_movable(mount, names.iter().map(|name| data.join(name)).filter(stays).chain([data.to_owned()])));
+    movable.err().map(|error| error.to_string())
+}
+
 /// Records that a swap begins, once everything is there that it needs.
 fn begin(places: &Places, rules: Rules, disk: &Disk<'_>) -> Result<Journal, AgentError> {
     let refuse = |why: String| AgentError::Refused(format!("{why}: nothing was touched"));

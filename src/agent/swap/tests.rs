@@ -324,6 +324,27 @@ fn an_empty_directory_is_no_database() {
 }
 
 #[test]
+fn what_a_copy_brings_along_of_another_volume_is_in_nobodys_way() {
+    for (at, exchanges) in [("", true), ("data", true), ("data", false)] {
+        let mut volume = plain(at);
+        volume.exchanges = exchanges;
+        let (theirs, before) = (tree(&volume.data), volume.ours().join("staged"));
+        // Of a source that was a target once, at its mount point.
+        for directory in [".understudy-aaaaaaaa/previous/base", "lost+found"] {
+            fs::create_dir_all(before.join(directory)).unwrap();
+        }
+        let staged = tree(&before);
+        for (to, wanted) in [(Wanted::Staged, &staged), (Wanted::Staged, &staged), (Wanted::Previous, &theirs), (Wanted::Staged, &staged)] {
+            volume.swap(to, None).unwrap();
+            volume.swap(to, None).unwrap();
+            assert_eq!(&tree(&volume.data), wanted);
+        }
+        volume.discard().unwrap();
+        assert!(!volume.ours().exists());
+    }
+}
+
+#[test]
 fn previous_data_is_discarded_with_the_restored_data_in_its_place_only() {
     for at in ["", "data"] {
         let volume = plain(at);

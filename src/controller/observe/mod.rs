@@ -17,6 +17,7 @@ use super::consent::{NOT_ALLOWED, allows, refusal, refusal_of_login};
 use super::context::{Context, MEASURED_FOR, READ_FOR};
 use super::facts::{Administrator, Database, Facts, Login, ObjectKey, Own, Password, Server, SourceWorkload, Subject, Taken, Told, Variables};
 use super::variables::{may_be_named, may_be_said, passwords_of};
+use crate::api::Credentials;
 use crate::engine::{Endpoint, Engine, Finding, Identity, Key, ReplicaSummary, Session, SessionError, other_engine};
 use crate::resources::{Shape, bytes_of, inspect, key_of, labels};
 
@@ -48,6 +49,8 @@ struct ReadDatabase {
     service: Option<String>,
     /// Its owner no longer agrees.
     withdrawn: Option<Finding>,
+    /// The credentials whose owner in another namespace agrees.
+    agreed: Option<Credentials>,
 }
 
 impl Read {
@@ -98,7 +101,8 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
     let uid = &subject.owner.uid;
     let memory = context.memory(uid);
     let (at, mut read) = match memory.read {
-        Some((at, read)) if at.elapsed() < READ_FOR => (at, read),
+        // It may name other objects by now.
+        Some((at, read)) if at.elapsed() < READ_FOR && !subject.edited() => (at, read),
         _ => (Instant::now(), Box::pin(read_objects::<E>(context, subject)).await?),
     };
 
@@ -147,6 +151,7 @@ pub async fn observe<E: Engine>(context: &Context, subject: &Subject) -> Result<
         credentials: read.credentials,
         rival: context.rival(&subject.resource),
         withdrawn: read.source.withdrawn.clone(),
+        agreed: read.source.agreed.clone(),
         neighbours: context.neighbours(&subject.resource),
         taken,
         variables,
@@ -390,7 +395,7 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
     let administrator = match &refused {
         None => administrator::<E>(database, secret),
         Some(refused) if !subject.begun_here() => {
-            return Ok(ReadDatabase { workload: None, administrator: Err(refused.clone()), service: None, withdrawn: None });
+            return Ok(ReadDatabase { workload: None, administrator: Err(refused.clone()), service: None, withdrawn: None, agreed: None });
         }
         // What was begun with its owner's consent is still taken off it, with the credentials that the consent was for: the resource may name others by now.
         Some(refused) => match subject.agreed_credentials() {
@@ -409,7 +414,8 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
         Some(SourceWorkload { pod: Some(pod), .. }) => service_of(context, database, pod).await?,
         _ => None,
     };
-    Ok(ReadDatabase { workload, administrator, service, withdrawn: refused })
+    let agreed = (refused.is_none() && database.namespace != own).then(|| database.credentials.clone());
+    Ok(ReadDatabase { workload, administrator, service, withdrawn: refused, agreed })
 }
 
 /// The user's own Service that reaches the source's pod: the one named like the StatefulSet, or the first by name.

@@ -81,8 +81,7 @@ pub fn plan<E: Engine>(subject: &Subject, facts: &Facts<E>, mut draft: Draft<E::
         source.major_version = summary.major_version;
     }
     source.address = environment::primary_address(subject, facts);
-    let spec_source = &subject.resource.spec.source;
-    source.credentials = spec_source.stateful_set_ref.namespace.is_some().then(|| spec_source.credentials.clone());
+    source.credentials.clone_from(&facts.agreed);
     if first {
         source.system = Some(summary.system.clone()).filter(|system| !system.is_empty());
         source.data_bytes = facts.data_bytes.as_ref().ok().and_then(|bytes| i64::try_from(*bytes).ok()).unwrap_or(i64::MAX);

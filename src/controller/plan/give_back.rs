@@ -3,7 +3,7 @@
 use super::place::Place;
 use super::takeover::{NUMBER, change, done, kept, stuck, trouble};
 use super::{Draft, Facts, Kind, Step, Subject, again, backup, replica};
-use crate::agent::NO_COPY;
+use crate::agent::{NO_COPY, RELEASED};
 use crate::api::ReplicaStatus;
 use crate::controller::facts::{Server, SourceWorkload, TargetFacts, pod_facts};
 use crate::engine::{Engine, Identity, ReplicaSummary};
@@ -216,7 +216,12 @@ fn release<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Draft<E::
     let Some(message) = done(subject, facts, draft, build_release_job(request)) else {
         return Err("is about to become a stand-alone server".to_owned());
     };
-    let copy = message != NO_COPY;
+    if message != RELEASED && message != NO_COPY {
+        // Its pod is gone, and its answer with it.
+        draft.steps.push(Step::Delete(Kind::Job, subject.names.release_job()));
+        return Err("is about to become a stand-alone server".to_owned());
+    }
+    let copy = message == RELEASED;
     draft.status.target.iter_mut().for_each(|recorded| recorded.released = copy);
     Ok(copy)
 }

@@ -6,7 +6,7 @@ use super::{Facts, Subject, conditions, environment};
 use crate::api::ExistingData;
 use crate::controller::facts::{Database, JobState, Server, TargetFacts};
 use crate::engine::{Engine, Finding};
-use crate::resources::{container_with, format_bytes, template_of};
+use crate::resources::{Shape, container_with, format_bytes, template_of};
 
 /// What keeps the target from becoming the replica, before anything is touched; all at once.
 #[must_use]
@@ -35,6 +35,7 @@ pub fn preflight<E: Engine>(subject: &Subject, facts: &Facts<E>, source: &E::Sou
     let unfit = E::preflight_target(source, server);
     let fits = unfit.is_empty();
     found.extend(unfit);
+    found.extend(target.shape.as_ref().and_then(|shape| mounted_inside(shape.as_ref().ok()?)));
     let (own, held) = match &target.data {
         Ok(data) => data,
         // What a server hides from this user, or does not know, is mended with what is said of it already.
@@ -122,12 +123,34 @@ fn services<E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts
     missing.map(finding).collect()
 }
 
+/// Volumes that are mounted inside the data directory do not change places with it: the copy's server would go on in what the one before has left there.
+fn mounted_inside(shape: &Shape) -> Option<Finding> {
+    let directory = shape.data_directory.trim_end_matches('/');
+    let volumes = shape.template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let configuration: Vec<&str> = volumes
+        .filter(|volume| volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some())
+        .map(|volume| volume.name.as_str())
+        .collect();
+    let below = |path: &str| path.strip_prefix(directory).is_some_and(|rest| rest.trim_end_matches('/').starts_with('/'));
+    let mounts = shape.container.volume_mounts.iter().flatten().filter(|mount| below(&mount.mount_path) && !configuration.contains(&mount.name.as_str()));
+    let inside: Vec<&str> = mounts.map(|mount| mount.mount_path.as_str()).collect();
+    (!inside.is_empty()).then(|| {
+        Finding::new(
+            "DataOutsideDirectory",
+            format!("in the target's data directory {directory}, which is replaced, other volumes are mounted, which are not: {}", inside.join(", ")),
+            "make the target anew with all of its data on one volume",
+        )
+    })
+}
+
 /// What the agent found on the target's volume.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Room {
     free_bytes: u64,
     writable: bool,
+    #[serde(default)]
+    unmovable: Option<String>,
 }
 
 /// What was measured on the volume itself, once it was.
@@ -153,6 +176,13 @@ fn measured<E: Engine>(subject: &Subject, facts: &Facts<E>, name: &str) -> Optio
             "TargetVolumeNotWritable",
             format!("the user that the server of StatefulSet {name} runs as may not write beside its data directory, where the copy is restored to"),
             "set securityContext.fsGroup in its pod template to the group of that user (its pod restarts for that), or keep its data in the top directory of the volume",
+        ));
+    }
+    if let Some(why) = room.unmovable {
+        return Some(Finding::new(
+            "TargetVolumeNotWritable",
+            format!("what the data directory of StatefulSet {name} holds could not be exchanged for the copy: {why}"),
+            "give it to the user that the server runs as, or move it out of the data directory; it is looked at again by itself",
         ));
     }
     let bytes = *facts.data_bytes.as_ref().ok()?;

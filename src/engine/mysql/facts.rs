@@ -87,6 +87,8 @@ pub struct SourceFacts {
     pub other_tables_count: u32,
     /// What of the data lies outside the data directory; looked for only as long as there is no user of ours.
     pub outside: Vec<String>,
+    /// Where the binary log lies, if not in the data directory; looked for as long.
+    pub log_outside: Option<String>,
     /// How many encrypted tablespaces there are; looked for only as long as there is no user of ours.
     pub encrypted_tablespaces: u32,
 }

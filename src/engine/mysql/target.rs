@@ -85,10 +85,12 @@ fn settings(source: &SourceFacts, target: &SourceFacts) -> Vec<Finding> {
             "take persisted-globals-load out of the target's configuration and restart it",
         ));
     }
-    if !target.outside.is_empty() {
+    // The copy's server would take what the target's old log has as its own transactions.
+    let outside: Vec<&str> = target.outside.iter().chain(&target.log_outside).map(String::as_str).collect();
+    if !outside.is_empty() {
         found.push(Finding::new(
             "DataOutsideDirectory",
-            format!("the target keeps data outside {}, which alone is replaced: {}", target.data_directory, target.outside.join(", ")),
+            format!("the target keeps data outside {}, which alone is replaced: {}", target.data_directory, outside.join(", ")),
             "take settings of other directories out of the target's configuration and restart it, and drop tables whose files lie elsewhere",
         ));
     }
@@ -135,6 +137,7 @@ mod tests {
             lower_case_table_names: "1".into(),
             persisted_load: false,
             outside: vec!["innodb_undo_directory = /undo".into()],
+            log_outside: Some("log_bin_basename = /binlogs/binlog".into()),
             ..target()
         };
         let found = preflight(&server(), &target);
@@ -146,6 +149,7 @@ mod tests {
         assert!(found[0].message.contains("9.7.3") && found[0].message.contains("9.7.4"), "{found:?}");
         assert!(found[3].message.starts_with("lower_case_table_names is 1 on the target and 0 on the source"), "{found:?}");
         assert!(found[3].remedy.contains("--lower-case-table-names=0"), "{found:?}");
+        assert!(found[5].message.contains("/undo, log_bin_basename = /binlogs/binlog"), "{found:?}");
     }
 
     #[test]

@@ -86,6 +86,13 @@ pub fn preflight(source: &SourceFacts, target: &SourceFacts) -> Vec<Finding> {
             "mount a configuration into the target's pod and name its files in the server's arguments (-c config_file=…, -c hba_file=…)",
         ));
     }
+    if !target.outside.is_empty() {
+        found.push(Finding::new(
+            "DataOutsideDirectory",
+            format!("the target keeps data outside {}, which alone is replaced: {}", target.data_directory, target.outside.join(", ")),
+            "drop its tablespaces; one whose log lies elsewhere has to be made anew",
+        ));
+    }
     found.extend(settings(source, target));
     found
 }
@@ -182,15 +189,24 @@ mod tests {
     #[test]
     fn every_finding_is_reported_at_once_with_its_remedy() {
         let source = SourceFacts { own_files: vec![], ..with(mounted(), "max_connections", "500", None) };
-        let target = SourceFacts { version_num: 160_004, version: "16.4".into(), in_recovery: true, ..with(server(), HOT_STANDBY, "off", None) };
+        let target = SourceFacts {
+            version_num: 160_004,
+            version: "16.4".into(),
+            in_recovery: true,
+            outside: vec!["/fast".into()],
+            ..with(server(), HOT_STANDBY, "off", None)
+        };
         let found = preflight(&source, &target);
         let reasons: Vec<_> = found.iter().map(|finding| finding.reason).collect();
-        assert_eq!(reasons, ["TargetVersionMismatch", "TargetIsReplica", "TargetConfigurationLost", "TargetHotStandbyOff", "TargetSettingsTooLow"]);
+        assert_eq!(
+            reasons,
+            ["TargetVersionMismatch", "TargetIsReplica", "TargetConfigurationLost", "DataOutsideDirectory", "TargetHotStandbyOff", "TargetSettingsTooLow"]
+        );
         assert!(found.iter().all(|finding| !finding.remedy.is_empty() && !finding.lasting));
         assert!(found[0].message.contains("16.4") && found[0].message.contains("17.12"), "{found:?}");
         assert!(found[2].message.contains("postgresql.conf and pg_hba.conf"), "{found:?}");
-        assert!(found[4].message.starts_with("max_connections would be 10 on the target and is 500 on the source"), "{found:?}");
-        assert!(found[4].remedy.contains("-c max_connections=500"), "{found:?}");
+        assert!(found[5].message.starts_with("max_connections would be 10 on the target and is 500 on the source"), "{found:?}");
+        assert!(found[5].remedy.contains("-c max_connections=500"), "{found:?}");
     }
 
     #[test]

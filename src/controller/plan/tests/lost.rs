@@ -41,6 +41,7 @@ pub fn facts_of<E: Engine>(world: &World, server: Server<E::SourceFacts>, replic
         rival: None,
         neighbours: vec![],
         withdrawn: None,
+        agreed: None,
         taken: vec![],
         variables: Variables::default(),
         data_bytes,

@@ -117,6 +117,7 @@ impl Set {
             rival: None,
             neighbours: vec![],
             withdrawn: None,
+            agreed: None,
             taken: vec![],
             variables: Variables::default(),
             data_bytes: Ok(GIB),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::lost::facts_of;
 use super::world::{GIB, World};
+use crate::agent::RELEASED;
 use crate::api::{Change, DatabaseReplicationSpec, DatabaseReplicationStatus, EngineKind, ExistingData, Phase};
 use crate::controller::facts::{Administrator, Facts, JobState, Own, Server, SourceWorkload, Subject, TargetFacts};
 use crate::controller::plan::{Kind, Object, Plan, Step, again, conditions, plan};
@@ -52,6 +53,8 @@ pub(super) struct Target {
     pub(super) spoilt: bool,
     pub(super) free: u64,
     pub(super) secret: bool,
+    /// That it was released was not heard the first time.
+    pub(super) told: bool,
     /// Its StatefulSet is gone.
     pub(super) missing: bool,
     /// Its node is gone: no pod starts.
@@ -110,6 +113,7 @@ impl Pair {
             spoilt: false,
             free: 10 * GIB,
             secret: false,
+            told: false,
             missing: false,
             lost: false,
             restarts: 0,
@@ -275,7 +279,7 @@ impl Pair {
     /// What Kubernetes does by itself meanwhile.
     pub(super) fn pass_time(&mut self) {
         let running: Vec<String> = self.world.own.jobs.iter().filter(|(_, job)| **job == Some(JobState::Running)).map(|(name, _)| name.clone()).collect();
-        let measured = json!({"freeBytes": self.target.free, "usedBytes": 1, "writable": true}).to_string();
+        let measured = json!({"freeBytes": self.target.free, "writable": true}).to_string();
         self.world.pass_time();
         for name in running {
             if name.contains("-measure-") {
@@ -294,6 +298,9 @@ impl Pair {
                 self.world.own.jobs.insert(name, Some(JobState::Complete(Some(message).filter(|_| !std::mem::take(&mut self.target.silent)))));
             } else if name.contains("-release-") {
                 self.target.released = true;
+                // The first time its pod is gone before its answer is read.
+                let message = Some(RELEASED.to_owned()).filter(|_| std::mem::replace(&mut self.target.told, true));
+                self.world.own.jobs.insert(name, Some(JobState::Complete(message)));
             } else if name.contains("-discard-") || name.contains("-clear-") {
                 assert!(!name.contains("-clear-") || self.runs().is_none(), "what is ours goes once nothing needs it");
                 assert!(!name.contains("-clear-") || self.target.released || !self.target.copy, "the agent refuses what was not released");

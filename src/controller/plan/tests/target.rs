@@ -101,7 +101,7 @@ fn without_the_owners_consent_nothing_else_is_said() {
 #[test]
 fn whatever_is_in_the_way_of_a_target_is_said_with_the_numbers() {
     type Change = fn(&mut TargetFacts<PostgreSql>);
-    let cases: [(&str, &[&str], Change); 13] = [
+    let cases: [(&str, &[&str], Change); 14] = [
         ("TargetNotFound", &["StatefulSet reports-db in namespace shop", "target.statefulSetRef"], |t| {
             (t.workload, t.server, t.shape) = (None, Server::NotAsked, None);
         }),
@@ -116,6 +116,16 @@ fn whatever_is_in_the_way_of_a_target_is_said_with_the_numbers() {
         ("SecretNotFound", &["x"], |t| (t.administrator, t.server, t.shape) = (Err(Finding::new("SecretNotFound", "x", "y")), Server::NotAsked, None)),
         ("TargetTaken", &["DatabaseReplication older"], |t| t.rival = Some("older".into())),
         ("TargetHoldsData", &["1.0 GiB", "database shop", "BackUpAndReplace"], |t| t.data = Ok((GIB, vec!["database shop".into()]))),
+        ("DataOutsideDirectory", &["other volumes are mounted", "pgdata/pg_wal"], |t| {
+            let shape = t.shape.as_mut().unwrap().as_mut().unwrap();
+            let directory = shape.data_directory.clone();
+            for (name, path) in [("wal", "pg_wal"), ("config", "postgresql.conf")] {
+                let mount = json!({"name": name, "mountPath": format!("{directory}/{path}")});
+                shape.container.volume_mounts.as_mut().unwrap().push(serde_json::from_value(mount).unwrap());
+            }
+            let volumes = json!([{"name": "config", "configMap": {"name": "config"}}]);
+            shape.template.spec.as_mut().unwrap().volumes = serde_json::from_value(volumes).unwrap();
+        }),
         ("TargetDataUnknown", &["denied"], |t| t.data = Err("denied".into())),
         ("TargetVolumeUnknown", &["PersistentVolumeClaim"], |t| t.volume_bytes = None),
         ("TargetVolumeTooSmall", &["2.0 GiB are needed", "1.0 GiB beside its own", "3Gi or more"], |t| t.volume_bytes = Some(2 * GIB)),

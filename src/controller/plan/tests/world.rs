@@ -157,6 +157,7 @@ impl World {
             rival: None,
             neighbours: vec![],
             withdrawn: None,
+            agreed: None,
             taken: self.taken.clone(),
             variables: Variables::default(),
             data_bytes: self.data_bytes.clone(),

@@ -176,10 +176,12 @@ pub async fn data(session: &mut MySqlSession, facts: &mut SourceFacts) -> Result
     let files = format!(
         "SELECT FILE_NAME AS name FROM information_schema.FILES WHERE FILE_TYPE IN ('TABLESPACE', 'UNDO LOG') AND FILE_NAME LIKE '/%' AND LEFT(FILE_NAME, CHAR_LENGTH({directory})) <> {directory} \
          UNION ALL SELECT CONCAT(VARIABLE_NAME, ' = ', VARIABLE_VALUE) FROM performance_schema.global_variables \
-         WHERE VARIABLE_NAME IN ('innodb_undo_directory', 'innodb_log_group_home_dir', 'innodb_data_home_dir', 'relay_log_basename') \
+         WHERE VARIABLE_NAME IN ('innodb_undo_directory', 'innodb_log_group_home_dir', 'innodb_data_home_dir', 'relay_log_basename', 'log_bin_basename') \
          AND VARIABLE_VALUE LIKE '/%' AND LEFT(CONCAT(TRIM(TRAILING '/' FROM VARIABLE_VALUE), '/'), CHAR_LENGTH({directory})) <> {directory} LIMIT {NAMED}"
     );
-    facts.outside = session.visible(doing, &files).await?.iter().filter_map(Row::first).collect();
+    let found: Vec<String> = session.visible(doing, &files).await?.iter().filter_map(Row::first).collect();
+    let (log, outside) = found.into_iter().partition(|what| what.starts_with("log_bin_basename"));
+    (facts.log_outside, facts.outside) = (Vec::into_iter(log).next(), outside);
     let encrypted = "SELECT COUNT(*) AS n FROM information_schema.INNODB_TABLESPACES WHERE ENCRYPTION = 'Y'";
     facts.encrypted_tablespaces = session.visible(doing, encrypted).await?.first().map(|row| row.number("n")).unwrap_or_default();
     Ok(())
