@@ -71,7 +71,7 @@ class Engine(base.Engine):
         ("proof, variables, Ready", None),
     ]
     writer = ('mysql -h "$HOST" -uroot -nN -vv bench', "INSERT INTO marks VALUES ();", "Query OK*")
-    reader = ('mysql -h "$HOST" -uroot -nN', "SELECT 1;", "1")
+    reader = ('mysql --connect-timeout=1 -h "$HOST" -uroot -nN', "SELECT 1;", "1")
     another_way = "mysqldump and load"
     # The third contender takes several minutes.
     runs = 2

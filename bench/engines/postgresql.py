@@ -42,7 +42,7 @@ class Engine(base.Engine):
         ("proof, variables, Ready", None),
     ]
     writer = ('psql -h "$HOST" -U postgres -XAt', "INSERT INTO bench_marks DEFAULT VALUES;", "INSERT*")
-    reader = ('psql -h "$HOST" -U postgres -XAt', "SELECT 1;", "1")
+    reader = ('PGCONNECT_TIMEOUT=2 psql -h "$HOST" -U postgres -XAt', "SELECT 1;", "1")
 
     def environment(self):
         return [password("POSTGRES_PASSWORD"), {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}]

@@ -50,7 +50,8 @@ class Engine(base.Engine):
         ("proof, variables, Ready", None),
     ]
     writer = ('redis-cli -h "$HOST"', "SET bench:mark 1", "OK")
-    reader = ('redis-cli -h "$HOST"', "PING", "PONG")
+    # One that has lost its connection would go on without an answer.
+    reader = ('while read -r line; do redis-cli -e -t 1 -h "$HOST" "$line" || exit; done', "PING", "PONG")
 
     def arguments(self):
         return ["/etc/bench/redis.conf"]
