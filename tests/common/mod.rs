@@ -299,14 +299,13 @@ impl Workshop {
         agent
     }
 
-    /// Bytes that are free on the volume, and bytes that the data directory takes.
+    /// What is found on the volume: bytes that are free, and what could not be moved.
     #[allow(dead_code)]
-    pub fn measure(&self, mount: &Path, data: &Path) -> (u64, u64) {
+    pub fn measure(&self, mount: &Path, data: &Path) -> serde_json::Value {
         let mut agent = self.bare(&["measure"]);
         agent.arg("--mount").arg((self.agent.inside)(mount)).arg("--data-directory").arg((self.agent.inside)(data));
         succeed(agent);
-        let found: serde_json::Value = serde_json::from_str(&self.message()).unwrap();
-        (found["freeBytes"].as_u64().unwrap(), found["usedBytes"].as_u64().unwrap())
+        serde_json::from_str(&self.message()).unwrap()
     }
 
     /// Keeps what a target held before a swap.

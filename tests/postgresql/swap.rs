@@ -36,11 +36,17 @@ impl Pair {
         fs::create_dir(target.data.join("config")).unwrap();
         let shop = Server::workshop();
         succeed(shop.backup(&source, "k3x9q2ab-1"));
-        let (_, used) = shop.measure(&mount, &target.data);
+        // While its server works there.
+        let theirs = target.data.join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join("file"), "").unwrap();
+        let room = shop.measure(&mount, &target.data);
+        assert!(room["unmovable"].as_str().is_some_and(|why| why.contains("theirs is a directory that the server's user can't move")), "{room}");
+        fs::remove_dir_all(theirs).unwrap();
         succeed(shop.stage(&source, "k3x9q2ab-1", &mount, &target.data));
         succeed(shop.stage(&source, "k3x9q2ab-1", &mount, &target.data));
-        let (left, same) = shop.measure(&mount, &target.data);
-        assert!(left > 0 && same.abs_diff(used) < 8 << 20, "ours is not counted: {used} {left} {same}");
+        let room = shop.measure(&mount, &target.data);
+        assert!(room["freeBytes"].as_u64() > Some(0) && room["writable"] == true && room["unmovable"].is_null(), "{room}");
         Self { source, target, shop, mount, recorded }
     }
 
