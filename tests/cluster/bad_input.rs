@@ -384,7 +384,8 @@ async fn a_restore_that_is_killed_is_tried_again<D: Database>() {
     shop.apply(&replication_of::<D>("orders", "orders-db")).unwrap();
 
     let pod = restore_pod(&shop, "").await;
-    shop.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0"]).unwrap();
+    // The Job lets go of it at once, which may be before the API server has answered.
+    shop.kubectl(&["delete", "pod", &pod, "--force", "--grace-period=0", "--ignore-not-found"]).unwrap();
     // While the backup is still being taken, that is what the condition speaks of.
     wait("it is said that the restore failed", 120, async || {
         let (_, reason, message) = shop.condition("orders", "Ready").await?;

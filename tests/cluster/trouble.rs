@@ -486,7 +486,7 @@ async fn a_restore_that_is_killed_and_a_user_that_is_dropped_are_mended<D: Stand
         pods.lines().next().map(str::to_owned).ok_or_else(|| "no pod".to_owned())
     })
     .await;
-    reports.kubectl(&["delete", &killed, "--force", "--grace-period=0"]).unwrap();
+    reports.kubectl(&["delete", &killed, "--force", "--grace-period=0", "--ignore-not-found"]).unwrap();
     follows(&reports, 20).await;
     assert_ne!(reports.uid("reports-db-0").await.unwrap(), old, "it restarted for a restore that was finished");
 
