@@ -273,6 +273,20 @@ pub struct ReplicaStatus {
     pub failures: u32,
 }
 
+impl ReplicaStatus {
+    /// It takes writes, or was seen to hold what the source did not have: what it holds is nowhere else.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.diverged.is_some() || self.role.as_deref() == Some("primary")
+    }
+
+    /// Applications may be sent to it: it is proven, and a copy of the source.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.proven_at.is_some() && !self.is_apart()
+    }
+}
+
 /// The value that a key of a ConfigMap had before.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

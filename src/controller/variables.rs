@@ -239,10 +239,9 @@ pub fn siblings(resource: &DatabaseReplication, all: &[Arc<DatabaseReplication>]
     for other in all.iter().filter(|other| other.uid() != resource.uid() && follow_one(resource, other)) {
         let Some(status) = other.status.as_ref().filter(|status| status.enablement.is_some()) else { continue };
         let stays = other.spec.enabled && other.metadata.deletion_timestamp.is_none() && status.phase != Some(Phase::Disabling);
-        let proven = |entry: &&crate::api::ReplicaStatus| entry.proven_at.is_some() && entry.diverged.is_none() && entry.role.as_deref() != Some("primary");
         // What is written of a copy that gets nothing any more is its own to take back, and nobody else's to say.
         let told = stays && !withdrawn(other);
-        let addresses: Vec<String> = status.replicas.iter().filter(proven).filter(|_| told).map(|entry| entry.address.clone()).collect();
+        let addresses: Vec<String> = status.replicas.iter().filter(|entry| told && entry.serves()).map(|entry| entry.address.clone()).collect();
         for place in places_seen_from(other, home.as_deref()).into_iter().filter(|place| place.told == Told::Source) {
             let before = records_of(other, home.as_deref()).filter(|(object, ..)| *object == place.object).map(|(_, key, before)| (key, before)).collect();
             let namespace = other.namespace().unwrap_or_default();

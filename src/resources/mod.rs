@@ -23,7 +23,7 @@ pub use names::{Names, labels};
 pub use quantity::{bytes_of, format_bytes, quantity_of};
 pub use replica::{ReplicaRequest, build_replica};
 pub use services::{build_primary_service, build_replica_service, build_replicas_service, build_source_service};
-pub use shape::{Shape, inspect};
+pub use shape::{Shape, inspect, lies_under};
 pub use source::{KEY_FILE, build_key, build_source_as_before, build_source_change, container_with, key_arguments, key_of, needs_key_file};
 pub use target::{Data, build_target_as_before, build_target_change, data_of, template_of};
 

@@ -70,7 +70,8 @@ fn database_container<'a>(template: &'a PodTemplateSpec, named: Option<&str>, po
 }
 
 /// Whether `path` is `below` or lies under it.
-fn lies_under(path: &str, below: &str) -> bool {
+#[must_use]
+pub fn lies_under(path: &str, below: &str) -> bool {
     let below = below.trim_end_matches('/');
     path == below || path.strip_prefix(below).is_some_and(|rest| rest.starts_with('/'))
 }

@@ -284,25 +284,22 @@ async fn what_a_target_held_is_kept_and_can_be_got_back<D: Database>() {
     sales.secret("payroll", json!({"username": "canary-of-payroll", "password": "canary-of-payroll"}));
     let use_secret = async |name: &str| reports.edit("orders", json!({"source": {"credentials": {"secretRef": {"name": name}}}})).await;
     use_secret("payroll").await;
-    let message = reports.reason("orders", "ConsentWithdrawn", 120).await;
-    assert!(message.contains(&format!("kubectl -n {} annotate --overwrite secret payroll", sales.namespace)), "{message}");
-    wait("the source is clean", 120, async || match sales.traces("orders-db-0").await {
-        traces if traces.is_empty() => Ok(()),
-        traces => Err(format!("{traces:?}")),
-    })
-    .await;
+    let withdrawn = async |secret: &str| {
+        let message = reports.reason("orders", "ConsentWithdrawn", 120).await;
+        assert!(message.contains(&format!("kubectl -n {} annotate --overwrite secret {secret}", sales.namespace)), "{message}");
+        wait("the source is clean", 120, async || match sales.traces("orders-db-0").await {
+            traces if traces.is_empty() => Ok(()),
+            traces => Err(format!("{traces:?}")),
+        })
+        .await;
+    };
+    withdrawn("payroll").await;
     let said = serde_json::to_string(&reports.get("orders").await.unwrap()).unwrap() + &reports.kubectl(&["get", "events", "-o", "json"]).unwrap();
     assert!(!said.contains("canary-of-payroll"), "{said}");
     use_secret("orders-db").await;
     // The owner of the source takes the consent back: it is cleaned, and the target stays what it is until its own owner decides.
     sales.kubectl(&["annotate", "--overwrite", "secret", "orders-db", &format!("{ALLOWED}=default")]).unwrap();
-    let message = reports.reason("orders", "ConsentWithdrawn", 120).await;
-    assert!(message.contains(&format!("kubectl -n {} annotate --overwrite secret orders-db", sales.namespace)), "{message}");
-    wait("the source is clean", 120, async || match sales.traces("orders-db-0").await {
-        traces if traces.is_empty() => Ok(()),
-        traces => Err(format!("{traces:?}")),
-    })
-    .await;
+    withdrawn("orders-db").await;
     reports.read_only("reports-db-0").await;
     reports.edit("orders", json!({"enabled": false})).await;
     reports.phase("orders", Phase::Standalone, 240).await;

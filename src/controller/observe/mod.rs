@@ -401,7 +401,10 @@ async fn read_database<E: Engine>(context: &Context, subject: &Subject, database
         Some(refused) => match subject.agreed_credentials() {
             None => Err(refused.clone()),
             Some(credentials) => {
-                let secret = get::<Secret>(context, database.namespace, &credentials.secret_ref.name).await?;
+                let secret = match &credentials.secret_ref.name {
+                    name if name == secret_name => secret,
+                    name => get(context, database.namespace, name).await?,
+                };
                 administrator::<E>(Database { credentials, ..database }, secret)
             }
         },

@@ -127,8 +127,7 @@ impl<E: Engine> Enabling<'_, E> {
             State::Copying(why) => (Phase::CatchingUp, "ReplicaCopying", format!("{name}: {why}"), again::SOON),
             State::NotReplicating(why) => (Phase::CatchingUp, "ReplicaNotReplicating", format!("{name} does not replicate: {why}"), again::SOON),
             State::Lost(why) if target => {
-                let entry = self.subject.resource.status.as_ref().and_then(|status| status.replicas.first());
-                let proven = entry.is_some_and(|entry| entry.proven_at.is_some());
+                let proven = super::replica::recorded(self.subject, number).is_some_and(|entry| entry.proven_at.is_some());
                 let then = if proven { "it goes on as a stand-alone database with the data that it has" } else { "it gets back what it held before" };
                 let message = format!(
                     "{name} cannot go on: {why}. What to do: set enabled to false: {then}. To have it follow again, empty it, and set enabled to true."

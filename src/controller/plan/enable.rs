@@ -338,13 +338,7 @@ impl<E: Engine> Enabling<'_, E> {
         }
         self.grow(&mut draft);
 
-        let proven: Vec<String> = draft
-            .status
-            .replicas
-            .iter()
-            .filter(|entry| entry.proven_at.is_some() && entry.role.as_deref() != Some("primary") && entry.diverged.is_none())
-            .map(|entry| entry.address.clone())
-            .collect();
+        let proven: Vec<String> = draft.status.replicas.iter().filter(|entry| entry.serves()).map(|entry| entry.address.clone()).collect();
         let current = environment::publish(self.subject, self.facts, &mut draft, &proven);
         serve(self.subject, self.facts, &mut draft, &proven);
         let settled = !draft.steps.iter().any(|step| matches!(step, Step::Source(_)));

@@ -128,8 +128,7 @@ pub fn give_back<E: Engine>(subject: &Subject, facts: &Facts<E>, draft: &mut Dra
 
 /// The copy is the target's own from now on: it was proven, or somebody promoted it, and what was written to it since then is nowhere else.
 fn stays<S>(draft: &mut Draft<S>, answer: &Result<&ReplicaSummary, String>) -> bool {
-    let own = |entry: &ReplicaStatus| entry.diverged.is_some() || entry.role.as_deref() == Some("primary");
-    let promoted = draft.status.replicas.iter().any(own) || matches!(answer, Ok(summary) if !summary.read_only);
+    let promoted = draft.status.replicas.iter().any(ReplicaStatus::is_apart) || matches!(answer, Ok(summary) if !summary.read_only);
     let proven = draft.status.replicas.iter().any(|entry| entry.proven_at.is_some());
     // While it restarts it says nothing of itself.
     draft.status.target.as_mut().is_some_and(|target| {

@@ -205,9 +205,7 @@ impl<E: Engine> Enabling<'_, E> {
             _ => {}
         }
         self.grow(&mut draft);
-        let proven =
-            draft.status.replicas.iter().filter(|entry| entry.proven_at.is_some() && entry.diverged.is_none() && entry.role.as_deref() != Some("primary"));
-        let proven: Vec<String> = proven.map(|entry| entry.address.clone()).collect();
+        let proven: Vec<String> = draft.status.replicas.iter().filter(|entry| entry.serves()).map(|entry| entry.address.clone()).collect();
         let current = environment::publish(subject, facts, &mut draft, &proven);
         self.conclude(draft, &states, backup, configured, (current, true), 0)
     }

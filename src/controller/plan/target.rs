@@ -6,7 +6,7 @@ use super::{Facts, Subject, conditions, environment};
 use crate::api::ExistingData;
 use crate::controller::facts::{Database, JobState, Server, TargetFacts};
 use crate::engine::{Engine, Finding};
-use crate::resources::{Shape, container_with, format_bytes, template_of};
+use crate::resources::{Shape, container_with, format_bytes, lies_under, template_of};
 
 /// What keeps the target from becoming the replica, before anything is touched; all at once.
 #[must_use]
@@ -126,12 +126,12 @@ fn services<E: Engine>(subject: &Subject, facts: &Facts<E>, target: &TargetFacts
 /// Volumes that are mounted inside the data directory do not change places with it: the copy's server would go on in what the one before has left there.
 fn mounted_inside(shape: &Shape) -> Option<Finding> {
     let directory = shape.data_directory.trim_end_matches('/');
+    let below = |path: &str| path.trim_end_matches('/') != directory && lies_under(path, directory);
     let volumes = shape.template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let configuration: Vec<&str> = volumes
         .filter(|volume| volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some())
         .map(|volume| volume.name.as_str())
         .collect();
-    let below = |path: &str| path.strip_prefix(directory).is_some_and(|rest| rest.trim_end_matches('/').starts_with('/'));
     let mounts = shape.container.volume_mounts.iter().flatten().filter(|mount| below(&mount.mount_path) && !configuration.contains(&mount.name.as_str()));
     let inside: Vec<&str> = mounts.map(|mount| mount.mount_path.as_str()).collect();
     (!inside.is_empty()).then(|| {
